@@ -31,26 +31,18 @@ pub(super) fn across(draft: &Draft, found: &mut Findings) {
 
 /// The items without gaps, each with its place.
 fn present<T>(items: &[Option<T>]) -> impl Iterator<Item = (usize, &T)> {
-    items
-        .iter()
-        .enumerate()
-        .filter_map(|(i, item)| Some((i, item.as_ref()?)))
+    items.iter().enumerate().filter_map(|(i, item)| Some((i, item.as_ref()?)))
 }
 
 fn listeners(draft: &Draft, found: &mut Findings) {
     let mut names: HashMap<&str, usize> = HashMap::new();
     let mut addresses: Vec<(usize, SocketAddr)> = Vec::new();
     for (i, listener) in present(&draft.listeners) {
-        let taken = addresses
-            .iter()
-            .find(|(_, other)| collide(*other, listener.address));
+        let taken = addresses.iter().find(|(_, other)| collide(*other, listener.address));
         if let Some((first, _)) = taken {
             found.add_at(
                 &["listeners".into(), i.into(), "address".into()],
-                format!(
-                    "`{}` is taken by listeners[{first}]: give each listener its own port",
-                    listener.address
-                ),
+                format!("`{}` is taken by listeners[{first}]: give each listener its own port", listener.address),
             );
         } else if let Some(first) = names.get(listener.name.as_str())
             // Two that the system gives a port to may both go without a name.
@@ -58,26 +50,18 @@ fn listeners(draft: &Draft, found: &mut Findings) {
         {
             found.add_at(
                 &["listeners".into(), i.into(), "name".into()],
-                format!(
-                    "`{}` is the name of listeners[{first}] too: give each its own",
-                    listener.name
-                ),
+                format!("`{}` is the name of listeners[{first}] too: give each its own", listener.name),
             );
         }
         addresses.push((i, listener.address));
         names.entry(&listener.name).or_insert(i);
     }
     if let Some(admin) = &draft.admin
-        && let Some((i, _)) = addresses
-            .iter()
-            .find(|(_, other)| collide(*other, admin.address))
+        && let Some((i, _)) = addresses.iter().find(|(_, other)| collide(*other, admin.address))
     {
         found.add_at(
             &["admin".into(), "address".into()],
-            format!(
-                "`{}` is taken by listeners[{i}]: give the admin listener its own port",
-                admin.address
-            ),
+            format!("`{}` is taken by listeners[{i}]: give the admin listener its own port", admin.address),
         );
     }
 }
@@ -85,9 +69,7 @@ fn listeners(draft: &Draft, found: &mut Findings) {
 /// Whether two sockets cannot both listen. Port 0 never collides: the system chooses.
 fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     let all = |address: SocketAddr| address.ip().is_unspecified();
-    a.port() != 0
-        && a.port() == b.port()
-        && (a.ip() == b.ip() || (a.is_ipv4() == b.is_ipv4() && (all(a) || all(b))))
+    a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || (a.is_ipv4() == b.is_ipv4() && (all(a) || all(b))))
 }
 
 fn route_names(draft: &Draft, found: &mut Findings) {
@@ -108,9 +90,7 @@ fn route_names(draft: &Draft, found: &mut Findings) {
 fn route_targets(draft: &Draft, found: &mut Findings) {
     // A pool or listener that has problems of its own counts as there.
     let pools: Vec<&str> = draft.pools.iter().map(|(name, _)| name.as_str()).collect();
-    let listeners: Vec<&str> = present(&draft.listeners)
-        .map(|(_, listener)| listener.name.as_str())
-        .collect();
+    let listeners: Vec<&str> = present(&draft.listeners).map(|(_, listener)| listener.name.as_str()).collect();
     for (i, draft_route) in present(&draft.routes) {
         let route = &draft_route.route;
         for (n, share) in route.split.iter().enumerate() {
@@ -139,11 +119,7 @@ fn route_targets(draft: &Draft, found: &mut Findings) {
 fn unknown(what: &str, name: &str, known: &[&str]) -> String {
     let near = did_you_mean(name, known.iter().copied());
     if near.is_empty() {
-        format!(
-            "there is no {what} {}: use one of {}",
-            quoted(name),
-            known.join(", ")
-        )
+        format!("there is no {what} {}: use one of {}", quoted(name), known.join(", "))
     } else {
         format!("there is no {what} {}{near}", quoted(name))
     }
@@ -170,58 +146,31 @@ fn equal_matches(draft: &Draft, found: &mut Findings) {
 
 /// One text per host; equal texts match the same requests.
 fn match_keys(matches: &Match) -> Vec<String> {
-    let mut headers: Vec<String> = matches
-        .headers
-        .iter()
-        .map(|(name, value)| format!("{name}={value:?}"))
-        .collect();
+    let mut headers: Vec<String> = matches.headers.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
     headers.sort();
     let mut cookies = matches.cookies.clone();
     cookies.sort();
     let key = |host: Option<&super::HostPattern>| {
-        format!(
-            "{:?} {host:?} {:?} {headers:?} {cookies:?}",
-            matches.listener, matches.path_prefix
-        )
+        format!("{:?} {host:?} {:?} {headers:?} {cookies:?}", matches.listener, matches.path_prefix)
     };
-    if matches.hosts.is_empty() {
-        vec![key(None)]
-    } else {
-        matches.hosts.iter().map(|host| key(Some(host))).collect()
-    }
+    if matches.hosts.is_empty() { vec![key(None)] } else { matches.hosts.iter().map(|host| key(Some(host))).collect() }
 }
 
 /// A server that is one of our own listeners: its requests would come back for ever.
 fn loops(draft: &Draft, found: &mut Findings) {
     let own: Vec<(&str, SocketAddr)> = present(&draft.listeners)
         .map(|(_, listener)| ("a listener of this configuration", listener.address))
-        .chain(
-            draft
-                .admin
-                .iter()
-                .map(|admin| ("the admin listener of this configuration", admin.address)),
-        )
+        .chain(draft.admin.iter().map(|admin| ("the admin listener of this configuration", admin.address)))
         .collect();
     for (name, pool) in &draft.pools {
         let Some(pool) = pool else { continue };
         for (server, place) in pool.pool.servers.iter().zip(&pool.places) {
-            let Some((what, _)) = own
-                .iter()
-                .find(|(_, address)| reaches(&server.address, *address))
-            else {
+            let Some((what, _)) = own.iter().find(|(_, address)| reaches(&server.address, *address)) else {
                 continue;
             };
             found.add_at(
-                &[
-                    "pools".into(),
-                    name.as_str().into(),
-                    "servers".into(),
-                    (*place).into(),
-                ],
-                format!(
-                    "`{}` is {what}, so requests would come back to it: name another server",
-                    server.address
-                ),
+                &["pools".into(), name.as_str().into(), "servers".into(), (*place).into()],
+                format!("`{}` is {what}, so requests would come back to it: name another server", server.address),
             );
         }
     }
@@ -263,10 +212,7 @@ mod tests {
     #[test]
     fn servers_that_lead_back() {
         let reaches = |host: &str, own: &str| {
-            let server = Address {
-                host: host.to_owned(),
-                port: 80,
-            };
+            let server = Address { host: host.to_owned(), port: 80 };
             reaches(&server, own.parse().unwrap())
         };
         assert!(reaches("127.0.0.1", "127.0.0.1:80"));

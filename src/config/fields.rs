@@ -19,30 +19,16 @@ pub(super) struct Fields<'a> {
 }
 
 enum Mode<'a> {
-    Read {
-        map: &'a [(String, Node)],
-        found: &'a mut Findings,
-    },
-    Describe {
-        properties: Map<String, Value>,
-        required: Vec<&'static str>,
-    },
+    Read { map: &'a [(String, Node)], found: &'a mut Findings },
+    Describe { properties: Map<String, Value>, required: Vec<&'static str> },
 }
 
 /// A section: what reads its keys. None once a problem leaves it without a value; the problem is noted then.
 pub(super) type Read<T> = fn(&mut Fields<'_>) -> Option<T>;
 
 /// Reads a mapping, and refuses the keys that `read` did not name.
-pub(super) fn read_section<T>(
-    read: Read<T>,
-    map: &[(String, Node)],
-    found: &mut Findings,
-) -> Option<T> {
-    let mut fields = Fields {
-        mode: Mode::Read { map, found },
-        known: Vec::new(),
-        later: &[],
-    };
+pub(super) fn read_section<T>(read: Read<T>, map: &[(String, Node)], found: &mut Findings) -> Option<T> {
+    let mut fields = Fields { mode: Mode::Read { map, found }, known: Vec::new(), later: &[] };
     let out = read(&mut fields);
     fields.refuse_unknown();
     out
@@ -50,20 +36,10 @@ pub(super) fn read_section<T>(
 
 /// The JSON Schema of a section.
 pub(super) fn describe_section<T>(read: Read<T>) -> Value {
-    let mut fields = Fields {
-        mode: Mode::Describe {
-            properties: Map::new(),
-            required: Vec::new(),
-        },
-        known: Vec::new(),
-        later: &[],
-    };
+    let mut fields =
+        Fields { mode: Mode::Describe { properties: Map::new(), required: Vec::new() }, known: Vec::new(), later: &[] };
     read(&mut fields);
-    let Mode::Describe {
-        properties,
-        required,
-    } = fields.mode
-    else {
+    let Mode::Describe { properties, required } = fields.mode else {
         return Value::Null;
     };
     let mut schema = json!({
@@ -79,12 +55,7 @@ pub(super) fn describe_section<T>(read: Read<T>) -> Value {
 
 impl Fields<'_> {
     /// A key that must be there.
-    pub(super) fn required<K: Kind>(
-        &mut self,
-        name: &'static str,
-        doc: &str,
-        kind: K,
-    ) -> Option<K::Out> {
+    pub(super) fn required<K: Kind>(&mut self, name: &'static str, doc: &str, kind: K) -> Option<K::Out> {
         if let Mode::Describe { required, .. } = &mut self.mode {
             required.push(name);
         }
@@ -99,12 +70,7 @@ impl Fields<'_> {
     }
 
     /// A key that may be left out.
-    pub(super) fn optional<K: Kind>(
-        &mut self,
-        name: &'static str,
-        doc: &str,
-        kind: K,
-    ) -> Option<K::Out> {
+    pub(super) fn optional<K: Kind>(&mut self, name: &'static str, doc: &str, kind: K) -> Option<K::Out> {
         match self.named(name, doc, &kind, None) {
             Got::Value(value) => Some(value),
             Got::Absent | Got::Bad | Got::Described => None,
@@ -182,13 +148,7 @@ impl Fields<'_> {
         }
     }
 
-    fn named<K: Kind>(
-        &mut self,
-        name: &'static str,
-        doc: &str,
-        kind: &K,
-        default: Option<&Value>,
-    ) -> Got<K::Out> {
+    fn named<K: Kind>(&mut self, name: &'static str, doc: &str, kind: &K, default: Option<&Value>) -> Got<K::Out> {
         self.known.push(name);
         match &mut self.mode {
             Mode::Read { map, found } => match get(map, name) {
@@ -223,10 +183,7 @@ impl Fields<'_> {
             } else {
                 match suggest::nearest(key, self.known.iter().copied()) {
                     Some(near) => format!("is not a known key (did you mean `{near}`?)"),
-                    None => format!(
-                        "is not a known key: remove it, or use one of {}",
-                        self.known.join(", ")
-                    ),
+                    None => format!("is not a known key: remove it, or use one of {}", self.known.join(", ")),
                 }
             };
             found.within(key.as_str(), |found| found.add(text));
@@ -245,7 +202,5 @@ enum Got<T> {
 }
 
 fn get<'m>(map: &'m [(String, Node)], name: &str) -> Option<&'m Node> {
-    map.iter()
-        .find(|(key, node)| key == name && *node != Node::Null)
-        .map(|(_, node)| node)
+    map.iter().find(|(key, node)| key == name && *node != Node::Null).map(|(_, node)| node)
 }

@@ -59,49 +59,25 @@ pub(super) fn health(f: &mut Fields<'_>) -> Option<Health> {
         Word(&[("http", CheckType::Http), ("tcp", CheckType::Tcp)]),
     );
     let path = f.optional("path", "What is asked for, with GET.", url_path());
-    let host = f.optional(
-        "host",
-        "The Host header. Default: the server's own HOST:PORT.",
-        host_header(),
-    );
+    let host = f.optional("host", "The Host header. Default: the server's own HOST:PORT.", host_header());
     let expect = f.section("expect", "What makes an answer a good one.", expect);
-    let interval = f.default(
-        "interval",
-        "From the start of one pass to the next.",
-        span_from(Duration::from_millis(100)),
-        "5s",
-    );
+    let interval =
+        f.default("interval", "From the start of one pass to the next.", span_from(Duration::from_millis(100)), "5s");
     let timeout = f.default("timeout", "Of one whole check.", span(), "1s");
-    let rise = f.default(
-        "rise",
-        "Passed checks in a row that bring a server up.",
-        whole(1, 100),
-        2,
-    );
-    let fall = f.default(
-        "fall",
-        "Failed checks in a row that take a server down.",
-        whole(1, 100),
-        3,
-    );
+    let rise = f.default("rise", "Passed checks in a row that bring a server up.", whole(1, 100), 2);
+    let fall = f.default("fall", "Failed checks in a row that take a server down.", whole(1, 100), 3);
 
     let http = match kind {
         Some(kind) => kind == CheckType::Http,
         None => HTTP_ONLY.iter().any(|key| f.given(key)),
     };
     if http && !f.given("path") {
-        f.problem(
-            &["path".into()],
-            "is missing: say what to ask for, such as `/heartbeat`, or set `type: tcp`",
-        );
+        f.problem(&["path".into()], "is missing: say what to ask for, such as `/heartbeat`, or set `type: tcp`");
     }
     if !http {
         for key in HTTP_ONLY {
             if f.given(key) {
-                f.problem(
-                    &[key.into()],
-                    "means nothing with `type: tcp`: remove it, or set `type: http`",
-                );
+                f.problem(&[key.into()], "means nothing with `type: tcp`: remove it, or set `type: http`");
             }
         }
     }
@@ -114,31 +90,16 @@ pub(super) fn health(f: &mut Fields<'_>) -> Option<Health> {
         };
         f.problem(
             &[key.into()],
-            format!(
-                "the timeout ({}) is longer than the interval ({}): {hint}",
-                show(timeout),
-                show(interval)
-            ),
+            format!("the timeout ({}) is longer than the interval ({}): {hint}", show(timeout), show(interval)),
         );
     }
     let check = if http {
         let expect = expect?;
-        Check::Http {
-            path: path?,
-            host,
-            status: expect.status,
-            body: expect.body,
-        }
+        Check::Http { path: path?, host, status: expect.status, body: expect.body }
     } else {
         Check::Tcp
     };
-    Some(Health {
-        check,
-        interval,
-        timeout,
-        rise: rise?,
-        fall: fall?,
-    })
+    Some(Health { check, interval, timeout, rise: rise?, fall: fall? })
 }
 
 struct Expect {
@@ -150,26 +111,15 @@ fn expect(f: &mut Fields<'_>) -> Option<Expect> {
     let status = f.default(
         "status",
         "Status codes and ranges of them.",
-        List {
-            item: Status,
-            of: "status codes",
-            min: 1,
-        },
+        List { item: Status, of: "status codes", min: 1 },
         json!(["200-299"]),
     );
     let body = f.optional(
         "body",
         "What the body must contain; its first 64 KiB are looked at.",
-        Parsed {
-            what: "text",
-            pattern: "",
-            parse: |text| Ok(text.to_owned()),
-        },
+        Parsed { what: "text", pattern: "", parse: |text| Ok(text.to_owned()) },
     );
-    Some(Expect {
-        status: status?.into_iter().flatten().collect(),
-        body,
-    })
+    Some(Expect { status: status?.into_iter().flatten().collect(), body })
 }
 
 /// `200` or `200-299`.
@@ -203,11 +153,7 @@ impl Kind for Status {
 }
 
 fn status_range(text: &str) -> Option<(u16, u16)> {
-    let code = |text: &str| {
-        text.parse::<u16>()
-            .ok()
-            .filter(|code| (100..=599).contains(code))
-    };
+    let code = |text: &str| text.parse::<u16>().ok().filter(|code| (100..=599).contains(code));
     let (from, to) = text.split_once('-').unwrap_or((text, text));
     let range = (code(from)?, code(to)?);
     (range.0 <= range.1).then_some(range)
@@ -222,9 +168,7 @@ fn host_header() -> Parsed<String> {
                 Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
                 _ => (text, None),
             };
-            let v6 = host
-                .strip_prefix('[')
-                .and_then(|host| host.strip_suffix(']'));
+            let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
             match v6 {
                 Some(v6) if v6.parse::<std::net::Ipv6Addr>().is_ok() => {}
                 Some(_) => return Err("has no IPv6 address between its brackets".to_owned()),
@@ -248,16 +192,7 @@ mod tests {
     fn ranges_of_status_codes() {
         assert_eq!(status_range("204"), Some((204, 204)));
         assert_eq!(status_range("200-299"), Some((200, 299)));
-        for bad in [
-            "",
-            "-",
-            "299-200",
-            "20",
-            "600",
-            "200-",
-            "2xx",
-            "200-299-300",
-        ] {
+        for bad in ["", "-", "299-200", "20", "600", "200-", "2xx", "200-299-300"] {
             assert_eq!(status_range(bad), None, "{bad}");
         }
     }

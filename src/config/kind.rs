@@ -74,8 +74,7 @@ impl<T> Kind for Parsed<T> {
             // The text is no longer as it was written (`1.10`), so it cannot be taken even where it would do.
             Node::Number(text) => (
                 text.clone(),
-                (self.parse)(text)
-                    .and_then(|_| Err("is read as a number: write it in quotes".to_owned())),
+                (self.parse)(text).and_then(|_| Err("is read as a number: write it in quotes".to_owned())),
             ),
             Node::Bool(value) => (
                 value.to_string(),
@@ -125,11 +124,7 @@ impl<T: Clone> Kind for Word<T> {
             return Some(value.clone());
         }
         let near = suggest::did_you_mean(text, self.words());
-        found.add(format!(
-            "must be {}, not {}{near}",
-            self.what(),
-            quoted(text)
-        ));
+        found.add(format!("must be {}, not {}{near}", self.what(), quoted(text)));
         None
     }
 }
@@ -143,20 +138,12 @@ pub(super) struct Whole<T> {
 
 /// A `u32`.
 pub(super) fn whole(min: u32, max: u32) -> Whole<u32> {
-    Whole {
-        min,
-        max,
-        to: |number| number,
-    }
+    Whole { min, max, to: |number| number }
 }
 
 /// A `usize`.
 pub(super) fn count(min: u32, max: u32) -> Whole<usize> {
-    Whole {
-        min,
-        max,
-        to: |number| usize::try_from(number).unwrap_or(usize::MAX),
-    }
+    Whole { min, max, to: |number| usize::try_from(number).unwrap_or(usize::MAX) }
 }
 
 impl<T> Kind for Whole<T> {
@@ -235,19 +222,10 @@ impl<K: Kind> Kind for List<K> {
             return refuse(&self.what(), node, found);
         };
         if items.len() < self.min {
-            found.add(format!(
-                "is empty: give at least {} of {}",
-                self.min, self.of
-            ));
+            found.add(format!("is empty: give at least {} of {}", self.min, self.of));
             return None;
         }
-        Some(
-            items
-                .iter()
-                .enumerate()
-                .map(|(i, item)| found.within(i, |found| take(&self.item, item, found)))
-                .collect(),
-        )
+        Some(items.iter().enumerate().map(|(i, item)| found.within(i, |found| take(&self.item, item, found))).collect())
     }
 }
 
@@ -304,10 +282,7 @@ impl<K: Kind> Kind for Named<K> {
             return refuse(&self.what(), node, found);
         };
         if entries.len() < self.min {
-            found.add(format!(
-                "is empty: give at least {} of {}",
-                self.min, self.of
-            ));
+            found.add(format!("is empty: give at least {} of {}", self.min, self.of));
             return None;
         }
         let read = |(name, node): &(String, Node)| {

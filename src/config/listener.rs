@@ -30,39 +30,17 @@ pub struct ClientTimeouts {
 
 pub(super) fn listener(f: &mut Fields<'_>) -> Option<Listener> {
     let name = f.optional("name", "For routes and logs. Default: the address.", name());
-    let address = f.required(
-        "address",
-        "IP:PORT to listen on; port 0 lets the system choose.",
-        socket(),
-    );
+    let address = f.required("address", "IP:PORT to listen on; port 0 lets the system choose.", socket());
     let timeouts = f.section("timeouts", "How long a client may take.", client_timeouts);
     f.later(&["protocols", "tls", "proxy_protocol", "limits"]);
     let address = address?;
-    Some(Listener {
-        name: name.unwrap_or_else(|| address.to_string()),
-        address,
-        timeouts: timeouts?,
-    })
+    Some(Listener { name: name.unwrap_or_else(|| address.to_string()), address, timeouts: timeouts? })
 }
 
 fn client_timeouts(f: &mut Fields<'_>) -> Option<ClientTimeouts> {
-    let body = f.default(
-        "body",
-        "Between two reads of a request body.",
-        span(),
-        "30s",
-    );
+    let body = f.default("body", "Between two reads of a request body.", span(), "30s");
     let write = f.default("write", "Between two writes of a response.", span(), "60s");
-    let keepalive = f.default(
-        "keepalive",
-        "An idle connection between two requests.",
-        span(),
-        "60s",
-    );
+    let keepalive = f.default("keepalive", "An idle connection between two requests.", span(), "60s");
     f.later(&["header"]);
-    Some(ClientTimeouts {
-        body: body?,
-        write: write?,
-        keepalive: keepalive?,
-    })
+    Some(ClientTimeouts { body: body?, write: write?, keepalive: keepalive? })
 }

@@ -6,34 +6,21 @@
 use std::cell::Cell;
 use std::fmt;
 
-use serde::de::{
-    DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
-};
+use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::problem::Step;
 
 /// The line (from 1) of the key or list item at `path`, else of the nearest thing around it.
 pub(super) fn line_of(text: &str, path: &[Step]) -> Option<usize> {
-    (0..=path.len())
-        .rev()
-        .find_map(|n| exact(text, &path[..n], false).or_else(|| exact(text, &path[..n], true)))
+    (0..=path.len()).rev().find_map(|n| exact(text, &path[..n], false).or_else(|| exact(text, &path[..n], true)))
 }
 
 /// `merged`: look also into what `<<` brings.
 fn exact(text: &str, path: &[Step], merged: bool) -> Option<usize> {
     let found = Cell::new(false);
-    let seek = Seek {
-        path,
-        merged,
-        found: &found,
-    };
-    let error = seek
-        .deserialize(serde_yaml::Deserializer::from_str(text))
-        .err()?;
-    found
-        .get()
-        .then(|| error.location())?
-        .map(|place| place.line())
+    let seek = Seek { path, merged, found: &found };
+    let error = seek.deserialize(serde_yaml::Deserializer::from_str(text)).err()?;
+    found.get().then(|| error.location())?.map(|place| place.line())
 }
 
 #[derive(Clone, Copy)]
@@ -97,9 +84,7 @@ impl<'de> Visitor<'de> for Seek<'_> {
         let mut index = 0;
         loop {
             let more = if *first == Step::Index(index) {
-                items
-                    .next_element_seed(Seek { path: rest, ..self })?
-                    .is_some()
+                items.next_element_seed(Seek { path: rest, ..self })?.is_some()
             } else if self.merged && matches!(first, Step::Key(_)) {
                 // The list of a `<<: [*a, *b]`.
                 items.next_element_seed(self)?.is_some()
@@ -117,11 +102,7 @@ impl<'de> Visitor<'de> for Seek<'_> {
         let Some((first, rest)) = self.path.split_first() else {
             return Err(self.here());
         };
-        while let Some(key) = entries.next_key_seed(SeekKey {
-            wanted: first,
-            last: rest.is_empty(),
-            seek: self,
-        })? {
+        while let Some(key) = entries.next_key_seed(SeekKey { wanted: first, last: rest.is_empty(), seek: self })? {
             match key {
                 Met::Wanted => entries.next_value_seed(Seek { path: rest, ..self })?,
                 Met::Merge if self.merged => entries.next_value_seed(self)?,
@@ -208,14 +189,8 @@ pools:
         assert_eq!(line(&app(&["servers".into()])), Some(7));
         assert_eq!(line(&app(&["servers".into(), 0.into()])), Some(8));
         assert_eq!(line(&app(&["servers".into(), 1.into()])), Some(9));
-        assert_eq!(
-            line(&app(&["servers".into(), 1.into(), "address".into()])),
-            Some(10)
-        );
-        assert_eq!(
-            line(&app(&["servers".into(), 2.into(), "address".into()])),
-            Some(12)
-        );
+        assert_eq!(line(&app(&["servers".into(), 1.into(), "address".into()])), Some(10));
+        assert_eq!(line(&app(&["servers".into(), 2.into(), "address".into()])), Some(12));
         assert_eq!(line(&app(&["list".into(), 1.into()])), Some(17));
     }
 
@@ -229,10 +204,7 @@ pools:
 
     #[test]
     fn a_missing_key_is_blamed_on_what_lacks_it() {
-        assert_eq!(
-            line(&["pools".into(), "app".into(), "balance".into()]),
-            Some(6)
-        );
+        assert_eq!(line(&["pools".into(), "app".into(), "balance".into()]), Some(6));
         assert_eq!(line(&["nothing".into()]), Some(2));
         assert_eq!(line_of("", &["a".into()]), Some(1));
     }

@@ -70,28 +70,19 @@ pub struct Config {
 /// All that is wrong with the file, or the one reason why it cannot be read.
 pub fn load(path: &Path) -> Result<Config, Problems> {
     let file = path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|error| {
-        Problems::one(&file, None, format!("cannot be read: {}", reason(&error)))
-    })?;
+    let bytes = std::fs::read(path)
+        .map_err(|error| Problems::one(&file, None, format!("cannot be read: {}", reason(&error))))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let line = 1 + count_lines(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
-        Problems::one(
-            &file,
-            Some(line),
-            "is not UTF-8 text: save the file as UTF-8".to_owned(),
-        )
+        Problems::one(&file, Some(line), "is not UTF-8 text: save the file as UTF-8".to_owned())
     })?;
     parse(&text, &file, &|name| std::env::var(name).ok())
 }
 
 fn reason(error: &std::io::Error) -> String {
     match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            "there is no such file (name another with `-c FILE`)".to_owned()
-        }
-        std::io::ErrorKind::PermissionDenied => {
-            "permission denied: let this user read the file".to_owned()
-        }
+        std::io::ErrorKind::NotFound => "there is no such file (name another with `-c FILE`)".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "permission denied: let this user read the file".to_owned(),
         std::io::ErrorKind::IsADirectory => "it is a directory: name a file".to_owned(),
         _ => error.to_string(),
     }
@@ -105,11 +96,7 @@ fn count_lines(bytes: &[u8]) -> usize {
 ///
 /// # Errors
 /// All that is wrong with it.
-pub fn parse(
-    text: &str,
-    file: &str,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<Config, Problems> {
+pub fn parse(text: &str, file: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, Problems> {
     let mut root = yaml::tree(text, file)?;
     let mut found = Findings::default();
     tree::expand(&mut root, env, &mut found);

@@ -92,12 +92,7 @@ pub(super) struct PoolDraft {
 }
 
 pub(super) fn pool(f: &mut Fields<'_>) -> Option<PoolDraft> {
-    let balance = f.default(
-        "balance",
-        "How a server is chosen.",
-        Word(POLICIES),
-        "least-load",
-    );
+    let balance = f.default("balance", "How a server is chosen.", Word(POLICIES), "least-load");
     let hash = f.section("hash", "For `balance: hash`.", hash);
     let servers = f.required(
         "servers",
@@ -116,20 +111,9 @@ pub(super) fn pool(f: &mut Fields<'_>) -> Option<PoolDraft> {
             min: 1,
         },
     );
-    let health = f.section(
-        "health",
-        "How servers are checked. Left out: a connection is opened.",
-        health,
-    );
+    let health = f.section("health", "How servers are checked. Left out: a connection is opened.", health);
     let upstream = f.section("upstream", "How servers are reached.", upstream);
-    f.later(&[
-        "sticky",
-        "discovery",
-        "ejection",
-        "panic_below",
-        "queue",
-        "slow_start",
-    ]);
+    f.later(&["sticky", "discovery", "ejection", "panic_below", "queue", "slow_start"]);
     let (places, servers) = placed(servers?);
     check_servers(f, &servers, &places);
     Some(PoolDraft {
@@ -169,13 +153,7 @@ fn check_servers(f: &mut Fields<'_>, servers: &[Server], places: &[usize]) {
                 ),
             );
         } else if let Some(first) = names.get(server.name.as_str()) {
-            f.problem(
-                &at,
-                format!(
-                    "`{}` is the name of servers[{first}] too: give each its own",
-                    server.name
-                ),
-            );
+            f.problem(&at, format!("`{}` is the name of servers[{first}] too: give each its own", server.name));
         }
         addresses.entry(&server.address).or_insert(*place);
         names.entry(&server.name).or_insert(*place);
@@ -184,42 +162,19 @@ fn check_servers(f: &mut Fields<'_>, servers: &[Server], places: &[usize]) {
 
 impl Server {
     fn at(address: Address) -> Self {
-        Self {
-            name: address.to_string(),
-            address,
-            weight: 1,
-            priority: 0,
-        }
+        Self { name: address.to_string(), address, weight: 1, priority: 0 }
     }
 }
 
 fn server(f: &mut Fields<'_>) -> Option<Server> {
     let name = f.optional("name", "Unique in the pool. Default: HOST:PORT.", name());
-    let address = f.required(
-        "address",
-        "HOST:PORT; a name is resolved again every 30 s.",
-        server_address(),
-    );
-    let weight = f.default(
-        "weight",
-        "A server of weight 2 gets twice the requests of one of weight 1.",
-        whole(1, 1000),
-        1,
-    );
-    let priority = f.default(
-        "priority",
-        "0 serves first; others only while nobody before them can.",
-        whole(0, 100),
-        0,
-    );
+    let address = f.required("address", "HOST:PORT; a name is resolved again every 30 s.", server_address());
+    let weight =
+        f.default("weight", "A server of weight 2 gets twice the requests of one of weight 1.", whole(1, 1000), 1);
+    let priority = f.default("priority", "0 serves first; others only while nobody before them can.", whole(0, 100), 0);
     f.later(&["max_in_flight"]);
     let plain = Server::at(address?);
-    Some(Server {
-        name: name.unwrap_or(plain.name),
-        address: plain.address,
-        weight: weight?,
-        priority: priority?,
-    })
+    Some(Server { name: name.unwrap_or(plain.name), address: plain.address, weight: weight?, priority: priority? })
 }
 
 fn hash(f: &mut Fields<'_>) -> Option<HashKey> {
@@ -240,52 +195,28 @@ fn hash_on(f: &mut Fields<'_>) -> Option<HashKey> {
     let header = f.optional(
         "header",
         "Name of a request header.",
-        Parsed {
-            what: "the name of a header",
-            pattern: "",
-            parse: header_name,
-        },
+        Parsed { what: "the name of a header", pattern: "", parse: header_name },
     );
     let cookie = f.optional(
         "cookie",
         "Name of a cookie.",
-        Parsed {
-            what: "the name of a cookie",
-            pattern: "",
-            parse: cookie_name,
-        },
+        Parsed { what: "the name of a cookie", pattern: "", parse: cookie_name },
     );
     if f.given("header") == f.given("cookie") {
         f.problem(&[], "needs one of `header` and `cookie`");
     }
-    header
-        .map(HashKey::Header)
-        .or_else(|| cookie.map(HashKey::Cookie))
+    header.map(HashKey::Header).or_else(|| cookie.map(HashKey::Cookie))
 }
 
 fn upstream(f: &mut Fields<'_>) -> Option<Upstream> {
-    let connect_timeout = f.default(
-        "connect_timeout",
-        "Until the connection stands.",
-        span(),
-        "1s",
-    );
+    let connect_timeout = f.default("connect_timeout", "Until the connection stands.", span(), "1s");
     let idle = f.default(
         "idle",
         "An unused connection is closed after this; keep it below the servers' own keepalive.",
         span(),
         "30s",
     );
-    let idle_max = f.default(
-        "idle_max",
-        "Unused connections kept for the pool.",
-        count(0, 65_536),
-        1024,
-    );
+    let idle_max = f.default("idle_max", "Unused connections kept for the pool.", count(0, 65_536), 1024);
     f.later(&["protocol", "tls"]);
-    Some(Upstream {
-        connect_timeout: connect_timeout?,
-        idle: idle?,
-        idle_max: idle_max?,
-    })
+    Some(Upstream { connect_timeout: connect_timeout?, idle: idle?, idle_max: idle_max? })
 }

@@ -42,14 +42,7 @@ pub struct Problems {
 impl Problems {
     /// A single problem with the file as a whole.
     pub(super) fn one(file: &str, line: Option<usize>, text: String) -> Self {
-        Self {
-            list: vec![Problem {
-                file: file.to_owned(),
-                line,
-                key: String::new(),
-                text,
-            }],
-        }
+        Self { list: vec![Problem { file: file.to_owned(), line, key: String::new(), text }] }
     }
 
     /// Each problem, by line.
@@ -140,11 +133,7 @@ pub(super) struct Findings {
 
 impl Findings {
     /// Runs `walk` one step further in.
-    pub(super) fn within<R>(
-        &mut self,
-        step: impl Into<Step>,
-        walk: impl FnOnce(&mut Self) -> R,
-    ) -> R {
+    pub(super) fn within<R>(&mut self, step: impl Into<Step>, walk: impl FnOnce(&mut Self) -> R) -> R {
         self.path.push(step.into());
         let out = walk(self);
         self.path.pop();
@@ -173,22 +162,13 @@ impl Findings {
     }
 
     /// The problems by line; `line_of` finds the line of a path.
-    pub(super) fn into_problems(
-        self,
-        file: &str,
-        line_of: impl Fn(&[Step]) -> Option<usize>,
-    ) -> Problems {
+    pub(super) fn into_problems(self, file: &str, line_of: impl Fn(&[Step]) -> Option<usize>) -> Problems {
         let more = self.list.len().saturating_sub(SHOWN);
         let mut list: Vec<Problem> = self
             .list
             .into_iter()
             .take(SHOWN)
-            .map(|(path, text)| Problem {
-                file: file.to_owned(),
-                line: line_of(&path),
-                key: shown_path(&path),
-                text,
-            })
+            .map(|(path, text)| Problem { file: file.to_owned(), line: line_of(&path), key: shown_path(&path), text })
             .collect();
         list.sort_by_key(|problem| problem.line);
         if more > 0 {
@@ -209,13 +189,7 @@ mod tests {
 
     #[test]
     fn paths_read_like_code() {
-        let path = [
-            "pools".into(),
-            "a.b".into(),
-            "servers".into(),
-            3.into(),
-            "weight".into(),
-        ];
+        let path = ["pools".into(), "a.b".into(), "servers".into(), 3.into(), "weight".into()];
         assert_eq!(shown_path(&path), "pools.\"a.b\".servers[3].weight");
         assert_eq!(shown_path(&[]), "");
     }
@@ -228,10 +202,6 @@ mod tests {
         }
         let problems = found.into_problems("f", |_| Some(1));
         assert_eq!(problems.iter().len(), SHOWN + 1);
-        assert!(
-            problems
-                .to_string()
-                .ends_with("f: 150 more problems: mend these first")
-        );
+        assert!(problems.to_string().ends_with("f: 150 more problems: mend these first"));
     }
 }

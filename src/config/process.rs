@@ -91,11 +91,7 @@ pub(super) fn admin(f: &mut Fields<'_>) -> Option<Admin> {
     let token = f.optional(
         "token",
         "What clients must send as `Authorization: Bearer`; empty: no token.",
-        Parsed {
-            what: "text",
-            pattern: "",
-            parse: |text| Ok(text.to_owned()),
-        },
+        Parsed { what: "text", pattern: "", parse: |text| Ok(text.to_owned()) },
     );
     let metrics_open = f.default(
         "metrics",
@@ -107,11 +103,7 @@ pub(super) fn admin(f: &mut Fields<'_>) -> Option<Admin> {
         "hosts",
         "Names clients may use for this node, besides its address and `localhost`.",
         List {
-            item: Parsed {
-                what: "a host without port",
-                pattern: "^[A-Za-z0-9_.-]+$",
-                parse: host_name,
-            },
+            item: Parsed { what: "a host without port", pattern: "^[A-Za-z0-9_.-]+$", parse: host_name },
             of: "hosts",
             min: 0,
         },
@@ -137,12 +129,7 @@ pub(super) fn admin(f: &mut Fields<'_>) -> Option<Admin> {
             ),
         );
     }
-    Some(Admin {
-        address,
-        token,
-        metrics_open: metrics_open?,
-        hosts: hosts?.into_iter().flatten().collect(),
-    })
+    Some(Admin { address, token, metrics_open: metrics_open?, hosts: hosts?.into_iter().flatten().collect() })
 }
 
 pub(super) fn log(f: &mut Fields<'_>) -> Option<Log> {
@@ -165,20 +152,14 @@ pub(super) fn log(f: &mut Fields<'_>) -> Option<Log> {
         Word(&[("text", LogFormat::Text), ("json", LogFormat::Json)]),
         "text",
     );
-    Some(Log {
-        level: level?,
-        format: format?,
-    })
+    Some(Log { level: level?, format: format? })
 }
 
 pub(super) fn access_log(f: &mut Fields<'_>) -> Option<AccessLog> {
     let format = f.default(
         "format",
         "`json`, or the `combined` format of web servers.",
-        Word(&[
-            ("json", AccessFormat::Json),
-            ("combined", AccessFormat::Combined),
-        ]),
+        Word(&[("json", AccessFormat::Json), ("combined", AccessFormat::Combined)]),
         "json",
     );
     let path = f.default(
@@ -196,10 +177,7 @@ pub(super) fn access_log(f: &mut Fields<'_>) -> Option<AccessLog> {
         },
         "-",
     );
-    Some(AccessLog {
-        format: format?,
-        path: path?,
-    })
+    Some(AccessLog { format: format?, path: path? })
 }
 
 pub(super) fn shutdown(f: &mut Fields<'_>) -> Option<Shutdown> {
@@ -216,8 +194,5 @@ pub(super) fn shutdown(f: &mut Fields<'_>) -> Option<Shutdown> {
         "30s",
     );
     f.later(&["upgrade_drain"]);
-    Some(Shutdown {
-        delay: delay?,
-        drain: drain?,
-    })
+    Some(Shutdown { delay: delay?, drain: drain? })
 }

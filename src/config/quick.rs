@@ -24,10 +24,7 @@ impl Config {
         let servers: Vec<String> = servers
             .iter()
             .map(|(host, port)| {
-                let host = host
-                    .trim_start_matches('[')
-                    .trim_end_matches(']')
-                    .to_owned();
+                let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
                 Address { host, port: *port }.to_string()
             })
             .collect();
@@ -37,12 +34,7 @@ impl Config {
             "pools": { "app": { "servers": servers, "health": { "path": health_path } } },
             "admin": admin.map(|address| json!({ "address": address.to_string() })),
         });
-        build(
-            &Node::from(&root),
-            Findings::default(),
-            "command line",
-            |_| None,
-        )
+        build(&Node::from(&root), Findings::default(), "command line", |_| None)
     }
 }
 
@@ -61,10 +53,7 @@ mod tests {
         );
         let file = "version: 1\nlisteners: [{ address: 0.0.0.0:9090 }]\npools: { app: { servers: [10.0.0.1:80, '[::1]:81'], health: { path: /heartbeat } } }\nadmin: { address: 127.0.0.1:9900 }\n";
         let file = parse(file, "f", &|_| None);
-        assert_eq!(
-            format!("{:?}", quick.unwrap()),
-            format!("{:?}", file.unwrap())
-        );
+        assert_eq!(format!("{:?}", quick.unwrap()), format!("{:?}", file.unwrap()));
     }
 
     #[test]
@@ -76,11 +65,7 @@ mod tests {
         assert!(matches!(config.pools[0].health.check, Check::Tcp));
         let twice = [servers[0].clone(), servers[0].clone()];
         let problems = Config::quick(listen, &twice, None, None).unwrap_err();
-        assert!(
-            problems
-                .to_string()
-                .starts_with("command line: pools.app.servers[1]: `web:80` is the address")
-        );
+        assert!(problems.to_string().starts_with("command line: pools.app.servers[1]: `web:80` is the address"));
         assert!(Config::quick(listen, &[], None, None).is_err());
     }
 }

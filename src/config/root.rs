@@ -40,17 +40,8 @@ pub(super) fn read(root: &Node, found: &mut Findings) -> Option<Config> {
     Some(Config {
         listeners: draft.listeners.into_iter().flatten().collect(),
         trusted_proxies: draft.trusted_proxies.into_iter().flatten().collect(),
-        routes: draft
-            .routes
-            .into_iter()
-            .flatten()
-            .map(|draft| draft.route)
-            .collect(),
-        pools: draft
-            .pools
-            .into_iter()
-            .filter_map(|(_, draft)| Some(draft?.pool))
-            .collect(),
+        routes: draft.routes.into_iter().flatten().map(|draft| draft.route).collect(),
+        pools: draft.pools.into_iter().filter_map(|(_, draft)| Some(draft?.pool)).collect(),
         admin: draft.admin,
         log: draft.log,
         access_log: draft.access_log,
@@ -61,63 +52,31 @@ pub(super) fn read(root: &Node, found: &mut Findings) -> Option<Config> {
 
 fn draft(f: &mut Fields<'_>) -> Option<Draft> {
     f.required("version", "Of this format; always 1.", whole(1, 1));
-    let listeners = f.required(
-        "listeners",
-        "Where clients connect.",
-        List {
-            item: Section(listener),
-            of: "listeners",
-            min: 1,
-        },
-    );
+    let listeners =
+        f.required("listeners", "Where clients connect.", List { item: Section(listener), of: "listeners", min: 1 });
     let trusted_proxies = f.default(
         "trusted_proxies",
         "Networks of peers whose `X-Forwarded-*` headers are believed.",
-        List {
-            item: network(),
-            of: "networks",
-            min: 0,
-        },
+        List { item: network(), of: "networks", min: 0 },
         json!([]),
     );
     let routes = f.default(
         "routes",
         "Which requests go where; the most specific match wins. None: everything goes to the only pool.",
-        List {
-            item: Section(route),
-            of: "routes",
-            min: 0,
-        },
+        List { item: Section(route), of: "routes", min: 0 },
         json!([]),
     );
     let pools = f.required(
         "pools",
         "Servers that do the same work, by name of the pool.",
-        Named {
-            value: Section(pool),
-            of: "pools",
-            min: 1,
-            check: check_name,
-        },
+        Named { value: Section(pool), of: "pools", min: 1, check: check_name },
     );
-    let admin = f.optional(
-        "admin",
-        "The admin listener. Left out: there is none.",
-        Section(admin),
-    );
+    let admin = f.optional("admin", "The admin listener. Left out: there is none.", Section(admin));
     let log = f.section("log", "The process's own log, on standard error.", log);
-    let access_log = f.optional(
-        "access_log",
-        "The log of requests. Left out: they are not logged.",
-        Section(access_log),
-    );
+    let access_log =
+        f.optional("access_log", "The log of requests. Left out: they are not logged.", Section(access_log));
     let shutdown = f.section("shutdown", "How the process ends.", shutdown);
-    let threads = f.default(
-        "threads",
-        "Worker threads of the proxy; 0: one per core.",
-        count(0, 1024),
-        0,
-    );
+    let threads = f.default("threads", "Worker threads of the proxy; 0: one per core.", count(0, 1024), 0);
     f.later(&["runtime_dir", "redis"]);
     Some(Draft {
         // What is missing or bad has been noted: go on with the rest of it.

@@ -73,43 +73,25 @@ pub(super) struct RouteDraft {
 }
 
 pub(super) fn route(f: &mut Fields<'_>) -> Option<RouteDraft> {
-    let name = f.optional(
-        "name",
-        "For logs and metrics. Default: `route-N`, counted from 1.",
-        name(),
-    );
-    let matches = f.section(
-        "match",
-        "What a request must look like; all parts must hold. Left out: every request.",
-        matches,
-    );
+    let name = f.optional("name", "For logs and metrics. Default: `route-N`, counted from 1.", name());
+    let matches =
+        f.section("match", "What a request must look like; all parts must hold. Left out: every request.", matches);
     let pool = f.optional("pool", "The pool that serves it.", pool_name());
     let split = f.optional(
         "split",
         "In place of `pool`: several pools and their shares.",
-        List {
-            item: Section(share),
-            of: "pools with weights",
-            min: 1,
-        },
+        List { item: Section(share), of: "pools with weights", min: 1 },
     );
-    let timeouts = f.section(
-        "timeouts",
-        "How long a request may take on the server's side; `none`: no limit.",
-        route_timeouts,
-    );
+    let timeouts =
+        f.section("timeouts", "How long a request may take on the server's side; `none`: no limit.", route_timeouts);
     f.later(&["retry", "rate_limit"]);
 
     let name = name.unwrap_or_else(|| format!("route-{}", f.own_name()));
     match (f.given("pool"), f.given("split")) {
-        (false, false) => f.problem(
-            &["pool".into()],
-            "is missing: name the pool that serves this route, or give a `split`",
-        ),
-        (true, true) => f.problem(
-            &["split".into()],
-            "stands beside `pool`: keep only one of them",
-        ),
+        (false, false) => {
+            f.problem(&["pool".into()], "is missing: name the pool that serves this route, or give a `split`")
+        }
+        (true, true) => f.problem(&["split".into()], "stands beside `pool`: keep only one of them"),
         _ => {}
     }
     let (split, places) = match (pool, split) {
@@ -121,24 +103,12 @@ pub(super) fn route(f: &mut Fields<'_>) -> Option<RouteDraft> {
         (None, None) => return None,
     };
     check_split(f, &split, places.as_deref());
-    Some(RouteDraft {
-        route: Route {
-            name,
-            matches: matches?,
-            split,
-            timeouts: timeouts?,
-        },
-        places,
-    })
+    Some(RouteDraft { route: Route { name, matches: matches?, split, timeouts: timeouts? }, places })
 }
 
 /// The items that could be read, each with its place.
 pub(super) fn placed<T>(items: Vec<Option<T>>) -> (Vec<usize>, Vec<T>) {
-    items
-        .into_iter()
-        .enumerate()
-        .filter_map(|(i, item)| item.map(|item| (i, item)))
-        .unzip()
+    items.into_iter().enumerate().filter_map(|(i, item)| item.map(|item| (i, item))).unzip()
 }
 
 fn check_split(f: &mut Fields<'_>, split: &[Share], places: Option<&[usize]>) {
@@ -148,61 +118,35 @@ fn check_split(f: &mut Fields<'_>, split: &[Share], places: Option<&[usize]>) {
         if !seen.insert(&share.pool) {
             f.problem(
                 &["split".into(), (*place).into(), "pool".into()],
-                format!(
-                    "`{}` has a share already: add the weights up in one",
-                    share.pool
-                ),
+                format!("`{}` has a share already: add the weights up in one", share.pool),
             );
         }
     }
     if !split.is_empty() && split.iter().all(|share| share.weight == 0) {
-        f.problem(
-            &["split".into()],
-            "has only weights of 0: give one pool more",
-        );
+        f.problem(&["split".into()], "has only weights of 0: give one pool more");
     }
 }
 
 fn pool_name() -> Parsed<String> {
-    Parsed {
-        what: "the name of a pool",
-        pattern: "",
-        parse: |text| Ok(text.to_owned()),
-    }
+    Parsed { what: "the name of a pool", pattern: "", parse: |text| Ok(text.to_owned()) }
 }
 
 fn share(f: &mut Fields<'_>) -> Option<Share> {
     let pool = f.required("pool", "Name of the pool.", pool_name());
-    let weight = f.default(
-        "weight",
-        "The pool's share, relative to the others'.",
-        whole(0, 1000),
-        1,
-    );
-    Some(Share {
-        pool: pool?,
-        weight: weight?,
-    })
+    let weight = f.default("weight", "The pool's share, relative to the others'.", whole(0, 1000), 1);
+    Some(Share { pool: pool?, weight: weight? })
 }
 
 fn matches(f: &mut Fields<'_>) -> Option<Match> {
     let listener = f.optional(
         "listener",
         "Name of a listener. Default: any.",
-        Parsed {
-            what: "the name of a listener",
-            pattern: "",
-            parse: |text| Ok(text.to_owned()),
-        },
+        Parsed { what: "the name of a listener", pattern: "", parse: |text| Ok(text.to_owned()) },
     );
     let hosts = f.optional(
         "host",
         "Hosts without port: exact, or `*.suffix`. Default: any.",
-        OneOrMany(List {
-            item: host_pattern(),
-            of: "hosts",
-            min: 1,
-        }),
+        OneOrMany(List { item: host_pattern(), of: "hosts", min: 1 }),
     );
     let path_prefix = f.default(
         "path_prefix",
@@ -249,10 +193,9 @@ fn matches(f: &mut Fields<'_>) -> Option<Match> {
     let mut unique = Vec::new();
     for (place, host) in hosts.into_iter().flatten().enumerate() {
         match host {
-            Some(host) if unique.contains(&host) => f.problem(
-                &["host".into(), place.into()],
-                "stands in this list already: remove it",
-            ),
+            Some(host) if unique.contains(&host) => {
+                f.problem(&["host".into(), place.into()], "stands in this list already: remove it")
+            }
             host => unique.extend(host),
         }
     }
@@ -261,10 +204,7 @@ fn matches(f: &mut Fields<'_>) -> Option<Match> {
         hosts: unique,
         path_prefix: trim_prefix(path_prefix?),
         headers: kept,
-        cookies: cookies?
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, value?)))
-            .collect(),
+        cookies: cookies?.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
     })
 }
 
@@ -277,30 +217,13 @@ fn trim_prefix(mut prefix: String) -> String {
 }
 
 fn route_timeouts(f: &mut Fields<'_>) -> Option<RouteTimeouts> {
-    let response = f.default(
-        "response",
-        "Until the final response header, all attempts included.",
-        OrNone(span()),
-        "15s",
-    );
-    let idle = f.default(
-        "idle",
-        "Between two bytes, either way.",
-        OrNone(span()),
-        "60s",
-    );
-    let websocket_idle = f.default(
-        "websocket_idle",
-        "Between two bytes of an upgraded connection, either way.",
-        OrNone(span()),
-        "1h",
-    );
+    let response =
+        f.default("response", "Until the final response header, all attempts included.", OrNone(span()), "15s");
+    let idle = f.default("idle", "Between two bytes, either way.", OrNone(span()), "60s");
+    let websocket_idle =
+        f.default("websocket_idle", "Between two bytes of an upgraded connection, either way.", OrNone(span()), "1h");
     f.later(&["per_try", "total"]);
-    Some(RouteTimeouts {
-        response: response?,
-        idle: idle?,
-        websocket_idle: websocket_idle?,
-    })
+    Some(RouteTimeouts { response: response?, idle: idle?, websocket_idle: websocket_idle? })
 }
 
 fn host_pattern() -> Parsed<HostPattern> {
@@ -324,12 +247,10 @@ fn host_pattern() -> Parsed<HostPattern> {
                 return Err(format!("has a port, which does not count: write `{host}`"));
             }
             match text.strip_prefix("*.") {
-                Some(suffix) => {
-                    host_name(suffix).map(|host| HostPattern::Suffix(format!(".{host}")))
+                Some(suffix) => host_name(suffix).map(|host| HostPattern::Suffix(format!(".{host}"))),
+                None if text.contains('*') => {
+                    Err("may have `*` only as its whole first label, like `*.example.com`".to_owned())
                 }
-                None if text.contains('*') => Err(
-                    "may have `*` only as its whole first label, like `*.example.com`".to_owned(),
-                ),
                 None => host_name(text).map(HostPattern::Exact),
             }
         },
@@ -338,8 +259,7 @@ fn host_pattern() -> Parsed<HostPattern> {
 
 /// The name of a header.
 pub(super) fn header_name(text: &str) -> Result<HeaderName, String> {
-    HeaderName::from_bytes(text.as_bytes())
-        .map_err(|_| "is no header name: use letters, digits and `-`".to_owned())
+    HeaderName::from_bytes(text.as_bytes()).map_err(|_| "is no header name: use letters, digits and `-`".to_owned())
 }
 
 fn header_value() -> Parsed<HeaderValue> {
@@ -347,9 +267,8 @@ fn header_value() -> Parsed<HeaderValue> {
         what: "the value of a header",
         pattern: "",
         parse: |text| {
-            HeaderValue::from_str(text).map_err(|_| {
-                "has characters that no header can have: use printable ASCII".to_owned()
-            })
+            HeaderValue::from_str(text)
+                .map_err(|_| "has characters that no header can have: use printable ASCII".to_owned())
         },
     }
 }
@@ -375,5 +294,16 @@ fn cookie_value() -> Parsed<String> {
                 Err("has characters that no cookie can have".to_owned())
             }
         },
+    }
+}
+
+impl Default for RouteTimeouts {
+    /// What a route has that says nothing of timeouts.
+    fn default() -> Self {
+        RouteTimeouts {
+            response: Some(Duration::from_secs(15)),
+            idle: Some(Duration::from_secs(60)),
+            websocket_idle: Some(Duration::from_secs(3600)),
+        }
     }
 }

@@ -53,11 +53,7 @@ impl Kind for Span {
     fn read(&self, node: &Node, found: &mut Findings) -> Option<Duration> {
         let span = self.form().read(node, found)?;
         if span < self.min {
-            found.add(format!(
-                "{} is too short: give at least {}",
-                node.shown(),
-                show(self.min)
-            ));
+            found.add(format!("{} is too short: give at least {}", node.shown(), show(self.min)));
             return None;
         }
         Some(span)
@@ -76,14 +72,11 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         "m" => 60_000,
         "h" => 3_600_000,
         "" => {
-            return Err(format!(
-                "has no unit: write `{number}s` for seconds or `{number}ms` for milliseconds"
-            ));
+            return Err(format!("has no unit: write `{number}s` for seconds or `{number}ms` for milliseconds"));
         }
         _ => {
             return Err(
-                "is not a duration: write one whole number with ms, s, m or h, like `250ms`, `5s` or `1h`"
-                    .to_owned(),
+                "is not a duration: write one whole number with ms, s, m or h, like `250ms`, `5s` or `1h`".to_owned()
             );
         }
     };
@@ -114,16 +107,14 @@ pub(super) fn socket() -> Parsed<SocketAddr> {
         what: "an address such as `0.0.0.0:9090`",
         pattern: "^(\\[[0-9a-fA-F:.]+\\]|[0-9.]+):[0-9]{1,5}$",
         parse: |text| {
-            text.parse().map_err(|_| {
-                match text.rsplit_once(':') {
-                    Some(("localhost", port)) => format!(
-                        "is not an address to listen on: write `127.0.0.1:{port}`"
-                    ),
-                    Some(("" | "*", port)) => {
-                        format!("is not an address to listen on: write `0.0.0.0:{port}` for all of this machine's addresses")
-                    }
-                    _ => "is not an address to listen on: write IP:PORT, like `0.0.0.0:9090` or `[::]:9090`".to_owned(),
+            text.parse().map_err(|_| match text.rsplit_once(':') {
+                Some(("localhost", port)) => format!("is not an address to listen on: write `127.0.0.1:{port}`"),
+                Some(("" | "*", port)) => {
+                    format!(
+                        "is not an address to listen on: write `0.0.0.0:{port}` for all of this machine's addresses"
+                    )
                 }
+                _ => "is not an address to listen on: write IP:PORT, like `0.0.0.0:9090` or `[::]:9090`".to_owned(),
             })
         },
     }
@@ -138,9 +129,7 @@ pub(super) fn network() -> Parsed<IpNet> {
             text.parse::<IpNet>()
                 .map(|net| net.trunc())
                 .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
-                .map_err(|_| {
-                    "is not a network: write it like `10.0.0.0/8` or `192.0.2.7`".to_owned()
-                })
+                .map_err(|_| "is not a network: write it like `10.0.0.0/8` or `192.0.2.7`".to_owned())
         },
     }
 }
@@ -162,25 +151,18 @@ fn parse_address(text: &str) -> Result<Address, String> {
     let Some((host, port)) = text.rsplit_once(':') else {
         return Err(format!("has no port: {FORM}"));
     };
-    let host = match host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-    {
+    let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         Some(inner) => match inner.parse::<IpAddr>() {
             Ok(IpAddr::V6(ip)) => ip.to_string(),
             _ => return Err(format!("has no IPv6 address between its brackets: {FORM}")),
         },
         None if text.parse::<std::net::Ipv6Addr>().is_ok() || host.contains(':') => {
-            return Err(format!(
-                "must have its IPv6 address in brackets, and a port: {FORM}"
-            ));
+            return Err(format!("must have its IPv6 address in brackets, and a port: {FORM}"));
         }
         None => host_name(host).map_err(|problem| format!("{problem}: {FORM}"))?,
     };
     match port.parse::<u16>() {
-        Ok(number) if number > 0 && port.bytes().all(|b| b.is_ascii_digit()) => {
-            Ok(Address { host, port: number })
-        }
+        Ok(number) if number > 0 && port.bytes().all(|b| b.is_ascii_digit()) => Ok(Address { host, port: number }),
         _ => Err("has a port outside 1 to 65535".to_owned()),
     }
 }
@@ -190,9 +172,7 @@ pub(super) fn host_name(text: &str) -> Result<String, String> {
     let label = |label: &str| {
         !label.is_empty()
             && label.len() <= 63
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
     let bare = text.strip_suffix('.').unwrap_or(text);
     if bare.is_empty() {
@@ -205,9 +185,7 @@ pub(super) fn host_name(text: &str) -> Result<String, String> {
         return Err("has a host that no name can be".to_owned());
     }
     // `300.0.0.1` and `10.0.0` are slips, not names.
-    if bare.bytes().all(|b| b.is_ascii_digit() || b == b'.')
-        && bare.parse::<std::net::Ipv4Addr>().is_err()
-    {
+    if bare.bytes().all(|b| b.is_ascii_digit() || b == b'.') && bare.parse::<std::net::Ipv4Addr>().is_err() {
         return Err("has a host that is neither a name nor an IPv4 address".to_owned());
     }
     Ok(bare.to_ascii_lowercase())
@@ -217,10 +195,7 @@ pub(super) fn host_name(text: &str) -> Result<String, String> {
 pub(super) fn check_name(text: &str) -> Result<(), String> {
     let fine = |c: char| c.is_ascii_alphanumeric() || "._-:[]".contains(c);
     if text.is_empty() || text.len() > 100 || !text.chars().all(fine) {
-        return Err(
-            "is not fit for a name: use up to 100 letters, digits and any of `.`, `_`, `-`, `:`"
-                .to_owned(),
-        );
+        return Err("is not fit for a name: use up to 100 letters, digits and any of `.`, `_`, `-`, `:`".to_owned());
     }
     Ok(())
 }
@@ -243,10 +218,7 @@ pub(super) fn url_path() -> Parsed<String> {
             if !text.starts_with('/') {
                 Err(format!("must start with `/`: write `/{text}`"))
             } else if !text.bytes().all(|b| b.is_ascii_graphic()) {
-                Err(
-                    "has spaces or letters outside ASCII: write them with `%`, like `%20`"
-                        .to_owned(),
-                )
+                Err("has spaces or letters outside ASCII: write them with `%`, like `%20`".to_owned())
             } else {
                 Ok(text.to_owned())
             }
@@ -281,10 +253,7 @@ mod tests {
     fn addresses_of_servers() {
         let address = |text| parse_address(text).map(|a| (a.host, a.port));
         assert_eq!(address("10.0.0.1:80"), Ok(("10.0.0.1".to_owned(), 80)));
-        assert_eq!(
-            address("Web.Local:8080"),
-            Ok(("web.local".to_owned(), 8080))
-        );
+        assert_eq!(address("Web.Local:8080"), Ok(("web.local".to_owned(), 8080)));
         assert_eq!(address("[::1]:80"), Ok(("::1".to_owned(), 80)));
         for (text, why) in [
             ("10.0.0.1", "no port"),
@@ -311,11 +280,7 @@ mod tests {
     fn addresses_to_listen_on() {
         let parse = socket().parse;
         assert!(parse("[::]:9090").is_ok());
-        assert!(
-            parse("localhost:80")
-                .unwrap_err()
-                .contains("`127.0.0.1:80`")
-        );
+        assert!(parse("localhost:80").unwrap_err().contains("`127.0.0.1:80`"));
         assert!(parse(":80").unwrap_err().contains("`0.0.0.0:80`"));
         assert!(parse("80").unwrap_err().contains("IP:PORT"));
     }

@@ -9,10 +9,7 @@ pub(super) struct Expanded {
 }
 
 /// Fills in variables; `$${` stands for `${`. As in a shell, the default also takes the place of an empty value.
-pub(super) fn expand(
-    text: &str,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<Expanded, Vec<String>> {
+pub(super) fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Expanded, Vec<String>> {
     let mut out = String::with_capacity(text.len());
     let mut problems = Vec::new();
     let mut variables = 0;
@@ -31,9 +28,7 @@ pub(super) fn expand(
         literal |= !before.is_empty();
         out.push_str(before);
         let Some(end) = after.find('}') else {
-            problems.push(format!(
-                "`${{{after}` has no end: close it with `}}`, or write `$${{` for a plain `${{`"
-            ));
+            problems.push(format!("`${{{after}` has no end: close it with `}}`, or write `$${{` for a plain `${{`"));
             rest = "";
             break;
         };
@@ -46,14 +41,7 @@ pub(super) fn expand(
     }
     literal |= !rest.is_empty();
     out.push_str(rest);
-    if problems.is_empty() {
-        Ok(Expanded {
-            text: out,
-            whole: variables == 1 && !literal,
-        })
-    } else {
-        Err(problems)
-    }
+    if problems.is_empty() { Ok(Expanded { text: out, whole: variables == 1 && !literal }) } else { Err(problems) }
 }
 
 /// What stands between `${` and `}`.
@@ -78,9 +66,9 @@ fn value(inside: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, S
         (Some(value), None) => Ok(value),
         (Some(value), Some(_)) if !value.is_empty() => Ok(value),
         (_, Some(default)) => Ok(default.to_owned()),
-        (None, None) => Err(format!(
-            "the variable {name} is not set: set it, or give a default as in ${{{name}:-DEFAULT}}"
-        )),
+        (None, None) => {
+            Err(format!("the variable {name} is not set: set it, or give a default as in ${{{name}:-DEFAULT}}"))
+        }
     }
 }
 

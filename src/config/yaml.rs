@@ -14,9 +14,7 @@ pub(super) fn tree(text: &str, file: &str) -> Result<Node, Problems> {
     let parsed = Build { ours: &ours }.deserialize(serde_yaml::Deserializer::from_str(text));
     parsed.map_err(|error| {
         let line = error.location().map(|place| place.line());
-        let text = ours
-            .take()
-            .unwrap_or_else(|| explain(&error.to_string(), text, line));
+        let text = ours.take().unwrap_or_else(|| explain(&error.to_string(), text, line));
         Problems::one(file, line, text)
     })
 }
@@ -25,8 +23,7 @@ pub(super) fn tree(text: &str, file: &str) -> Result<Node, Problems> {
 fn explain(message: &str, text: &str, line: Option<usize>) -> String {
     let mut message = message.to_owned();
     if message.contains("more than one document") {
-        return "holds more than one YAML document: remove what follows the second `---`"
-            .to_owned();
+        return "holds more than one YAML document: remove what follows the second `---`".to_owned();
     }
     if let Some(start) = message.find(" at line ") {
         let rest = &message[start + " at line ".len()..];
@@ -113,10 +110,7 @@ impl<'de> Visitor<'de> for Build<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Node, A::Error> {
         let mut map: Vec<(String, Node)> = Vec::new();
         let mut merged = None;
-        while let Some(key) = entries.next_key_seed(Key {
-            build: self,
-            seen: &map,
-        })? {
+        while let Some(key) = entries.next_key_seed(Key { build: self, seen: &map })? {
             let value = entries.next_value_seed(self)?;
             if key == "<<" {
                 merged = Some(value);
@@ -151,8 +145,7 @@ fn merge(map: &mut Vec<(String, Node)>, value: Node) -> Result<(), String> {
 }
 
 fn merge_refused() -> String {
-    "`<<` merges mappings only: give it `*name` of an anchored mapping, or a list of such"
-        .to_owned()
+    "`<<` merges mappings only: give it `*name` of an anchored mapping, or a list of such".to_owned()
 }
 
 /// A key: text, and not there before.
@@ -187,9 +180,7 @@ impl<'de> Visitor<'de> for Key<'_> {
 
     fn visit_str<E: Error>(self, key: &str) -> Result<String, E> {
         if self.seen.iter().any(|(seen, _)| seen == key) {
-            return Err(self.build.refuse(format!(
-                "the key {key:?} stands here twice: remove one of them"
-            )));
+            return Err(self.build.refuse(format!("the key {key:?} stands here twice: remove one of them")));
         }
         Ok(key.to_owned())
     }
@@ -222,13 +213,8 @@ mod tests {
 
     #[test]
     fn merge_keys_give_way_to_own_keys() {
-        let merged = tree(
-            "base: &b { a: 1, b: 2 }\nother: &o { b: 3, c: 4 }\nthis:\n  <<: [*b, *o]\n  a: 9\n",
-            "f",
-        );
-        let Node::Map(root) = merged.unwrap() else {
-            panic!("a mapping")
-        };
+        let merged = tree("base: &b { a: 1, b: 2 }\nother: &o { b: 3, c: 4 }\nthis:\n  <<: [*b, *o]\n  a: 9\n", "f");
+        let Node::Map(root) = merged.unwrap() else { panic!("a mapping") };
         let number = |n: &str| Node::Number(n.to_owned());
         assert_eq!(
             root[2].1,
@@ -242,18 +228,9 @@ mod tests {
 
     #[test]
     fn refusals_name_the_line() {
-        assert_eq!(
-            refused("a: 1\nb:\n  c: 1\n  c: 2\n"),
-            "f:4: the key \"c\" stands here twice: remove one of them"
-        );
-        assert_eq!(
-            refused("a: 1\n2: x\n"),
-            "f:2: a key must be text: write it in quotes"
-        );
-        assert_eq!(
-            refused("a: 1\nb: !secret x\n"),
-            "f:2: has a YAML tag (`!…`), which means nothing here: remove it"
-        );
+        assert_eq!(refused("a: 1\nb:\n  c: 1\n  c: 2\n"), "f:4: the key \"c\" stands here twice: remove one of them");
+        assert_eq!(refused("a: 1\n2: x\n"), "f:2: a key must be text: write it in quotes");
+        assert_eq!(refused("a: 1\nb: !secret x\n"), "f:2: has a YAML tag (`!…`), which means nothing here: remove it");
         assert!(refused("a: 1\nb: { <<: 3 }\n").starts_with("f:2: `<<` merges mappings only"));
         assert!(refused("a: [1, 2\nb: 3\n").starts_with("f:2: is not valid YAML: "));
         assert!(refused("a: { b: ${C} }\n").contains("in quotes"));
