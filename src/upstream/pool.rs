@@ -33,7 +33,7 @@ impl Pool {
         servers.sort_by_key(|server| server.priority);
         let ring = (config.balance == Policy::Hash)
             .then(|| Ring::new(servers.iter().map(|server| (server.name.as_str(), server.weight))));
-        Pool { config, servers, ring, ticket: AtomicU64::new(0), settled: AtomicBool::new(false) }
+        Pool { config, servers, ring, ticket: AtomicU64::new(fastrand::u64(..)), settled: AtomicBool::new(false) }
     }
 
     /// **The choice.** Takes the eligible servers of the first tier that has any, leaves out those tried already,
