@@ -153,7 +153,7 @@ fn expect(f: &mut Fields<'_>) -> Option<Expect> {
         List {
             item: Status,
             of: "status codes",
-            min: 1,
+            empty: false,
         },
         json!(["200-299"]),
     );

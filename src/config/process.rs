@@ -8,7 +8,7 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use super::fields::Fields;
-use super::kind::{List, Parsed, Word};
+use super::kind::{List, Parsed, Secret, Word};
 use super::units::{host_name, socket, span_from};
 
 /// The admin listener.
@@ -91,11 +91,7 @@ pub(super) fn admin(f: &mut Fields<'_>) -> Option<Admin> {
     let token = f.optional(
         "token",
         "What clients must send as `Authorization: Bearer`; empty: no token.",
-        Parsed {
-            what: "text",
-            pattern: "",
-            parse: |text| Ok(text.to_owned()),
-        },
+        Secret,
     );
     let metrics_open = f.default(
         "metrics",
@@ -110,10 +106,13 @@ pub(super) fn admin(f: &mut Fields<'_>) -> Option<Admin> {
             item: Parsed {
                 what: "a host without port",
                 pattern: "^[A-Za-z0-9_.-]+$",
-                parse: host_name,
+                parse: |text| match text.split_once(':') {
+                    Some(_) => Err("has a `:`: write the host alone, without a port".to_owned()),
+                    None => host_name(text),
+                },
             },
             of: "hosts",
-            min: 0,
+            empty: true,
         },
         serde_json::json!([]),
     );

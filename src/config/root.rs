@@ -67,7 +67,7 @@ fn draft(f: &mut Fields<'_>) -> Option<Draft> {
         List {
             item: Section(listener),
             of: "listeners",
-            min: 1,
+            empty: false,
         },
     );
     let trusted_proxies = f.default(
@@ -76,7 +76,7 @@ fn draft(f: &mut Fields<'_>) -> Option<Draft> {
         List {
             item: network(),
             of: "networks",
-            min: 0,
+            empty: true,
         },
         json!([]),
     );
@@ -86,7 +86,7 @@ fn draft(f: &mut Fields<'_>) -> Option<Draft> {
         List {
             item: Section(route),
             of: "routes",
-            min: 0,
+            empty: true,
         },
         json!([]),
     );
@@ -96,7 +96,7 @@ fn draft(f: &mut Fields<'_>) -> Option<Draft> {
         Named {
             value: Section(pool),
             of: "pools",
-            min: 1,
+            empty: false,
             check: check_name,
         },
     );

@@ -90,7 +90,7 @@ pub(super) fn route(f: &mut Fields<'_>) -> Option<RouteDraft> {
         List {
             item: Section(share),
             of: "pools with weights",
-            min: 1,
+            empty: false,
         },
     );
     let timeouts = f.section(
@@ -201,7 +201,7 @@ fn matches(f: &mut Fields<'_>) -> Option<Match> {
         OneOrMany(List {
             item: host_pattern(),
             of: "hosts",
-            min: 1,
+            empty: false,
         }),
     );
     let path_prefix = f.default(
@@ -216,7 +216,7 @@ fn matches(f: &mut Fields<'_>) -> Option<Match> {
         Named {
             value: header_value(),
             of: "headers and their values",
-            min: 0,
+            empty: true,
             check: |name| header_name(name).map(|_| ()),
         },
         serde_json::json!({}),
@@ -227,7 +227,7 @@ fn matches(f: &mut Fields<'_>) -> Option<Match> {
         Named {
             value: cookie_value(),
             of: "cookies and their values",
-            min: 0,
+            empty: true,
             check: |name| cookie_name(name).map(|_| ()),
         },
         serde_json::json!({}),
