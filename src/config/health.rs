@@ -111,7 +111,7 @@ fn expect(f: &mut Fields<'_>) -> Option<Expect> {
     let status = f.default(
         "status",
         "Status codes and ranges of them.",
-        List { item: Status, of: "status codes", min: 1 },
+        List { item: Status, of: "status codes", empty: false },
         json!(["200-299"]),
     );
     let body = f.optional(

@@ -93,6 +93,32 @@ impl<T> Kind for Parsed<T> {
     }
 }
 
+/// Text that no message may show.
+pub(super) struct Secret;
+
+impl Kind for Secret {
+    type Out = String;
+
+    fn what(&self) -> String {
+        "text".to_owned()
+    }
+
+    fn schema(&self) -> Value {
+        json!({ "type": "string" })
+    }
+
+    fn read(&self, node: &Node, found: &mut Findings) -> Option<String> {
+        match node {
+            Node::Text(text) | Node::Variable(text) => Some(text.clone()),
+            Node::Number(_) | Node::Bool(_) => {
+                found.add("is not read as text: write it in quotes");
+                None
+            }
+            node => refuse("text", node, found),
+        }
+    }
+}
+
 /// One of some words.
 pub(super) struct Word<T: 'static>(pub(super) &'static [(&'static str, T)]);
 
@@ -161,12 +187,17 @@ impl<T> Kind for Whole<T> {
     }
 
     fn read(&self, node: &Node, found: &mut Findings) -> Option<T> {
-        let (Node::Number(text) | Node::Variable(text)) = node else {
-            return refuse(&self.what(), node, found);
+        let fits = |text: &str| {
+            let number = text.parse::<u32>().ok()?;
+            (self.min..=self.max).contains(&number).then_some(number)
         };
-        match text.parse::<u32>() {
-            Ok(number) if (self.min..=self.max).contains(&number) => Some((self.to)(number)),
-            _ => refuse(&self.what(), node, found),
+        match node {
+            Node::Number(text) | Node::Variable(text) if fits(text).is_some() => fits(text).map(self.to),
+            Node::Text(text) if fits(text).is_some() => {
+                found.add(format!("must be a number, not text: write {text} without quotes"));
+                None
+            }
+            node => refuse(&self.what(), node, found),
         }
     }
 }
@@ -198,8 +229,8 @@ pub(super) struct List<K> {
     pub(super) item: K,
     /// What the items are.
     pub(super) of: &'static str,
-    /// How many there must be.
-    pub(super) min: usize,
+    /// Whether it may be empty.
+    pub(super) empty: bool,
 }
 
 impl<K: Kind> Kind for List<K> {
@@ -211,8 +242,8 @@ impl<K: Kind> Kind for List<K> {
 
     fn schema(&self) -> Value {
         let mut schema = json!({ "type": "array", "items": self.item.schema() });
-        if self.min > 0 {
-            schema["minItems"] = json!(self.min);
+        if !self.empty {
+            schema["minItems"] = json!(1);
         }
         schema
     }
@@ -221,8 +252,8 @@ impl<K: Kind> Kind for List<K> {
         let Node::List(items) = node else {
             return refuse(&self.what(), node, found);
         };
-        if items.len() < self.min {
-            found.add(format!("is empty: give at least {} of {}", self.min, self.of));
+        if items.is_empty() && !self.empty {
+            found.add("is empty: give at least one");
             return None;
         }
         Some(items.iter().enumerate().map(|(i, item)| found.within(i, |found| take(&self.item, item, found))).collect())
@@ -256,8 +287,8 @@ pub(super) struct Named<K> {
     pub(super) value: K,
     /// What the entries are.
     pub(super) of: &'static str,
-    /// How many there must be.
-    pub(super) min: usize,
+    /// Whether it may be empty.
+    pub(super) empty: bool,
     /// What is wrong with a name.
     pub(super) check: fn(&str) -> Result<(), String>,
 }
@@ -271,8 +302,8 @@ impl<K: Kind> Kind for Named<K> {
 
     fn schema(&self) -> Value {
         let mut schema = json!({ "type": "object", "additionalProperties": self.value.schema() });
-        if self.min > 0 {
-            schema["minProperties"] = json!(self.min);
+        if !self.empty {
+            schema["minProperties"] = json!(1);
         }
         schema
     }
@@ -281,8 +312,8 @@ impl<K: Kind> Kind for Named<K> {
         let Node::Map(entries) = node else {
             return refuse(&self.what(), node, found);
         };
-        if entries.len() < self.min {
-            found.add(format!("is empty: give at least {} of {}", self.min, self.of));
+        if entries.is_empty() && !self.empty {
+            found.add("is empty: give at least one");
             return None;
         }
         let read = |(name, node): &(String, Node)| {

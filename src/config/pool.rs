@@ -108,7 +108,7 @@ pub(super) fn pool(f: &mut Fields<'_>) -> Option<PoolDraft> {
                 what: "HOST:PORT of a server, or a mapping with its `address`",
             },
             of: "servers",
-            min: 1,
+            empty: false,
         },
     );
     let health = f.section("health", "How servers are checked. Left out: a connection is opened.", health);
@@ -178,12 +178,19 @@ fn server(f: &mut Fields<'_>) -> Option<Server> {
 }
 
 fn hash(f: &mut Fields<'_>) -> Option<HashKey> {
-    const WORDS: &[(&str, HashKey)] = &[("client_ip", HashKey::ClientIp)];
     f.default(
         "on",
         "What identifies a client: `client_ip`, `{ header: NAME }` or `{ cookie: NAME }`.",
         ShortOr {
-            short: Word(WORDS),
+            short: Parsed {
+                what: "`client_ip`",
+                pattern: "^client_ip$",
+                parse: |text| match text {
+                    "client_ip" => Ok(HashKey::ClientIp),
+                    _ => Err("is none of `client_ip`, `{ header: NAME }` and `{ cookie: NAME }`: write one of these"
+                        .to_owned()),
+                },
+            },
             long: Section(hash_on),
             what: "`client_ip`, `{ header: NAME }` or `{ cookie: NAME }`",
         },

@@ -8,7 +8,7 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use super::fields::Fields;
-use super::kind::{List, Parsed, Word};
+use super::kind::{List, Parsed, Secret, Word};
 use super::units::{host_name, socket, span_from};
 
 /// The admin listener.
@@ -88,11 +88,7 @@ pub(super) fn admin(f: &mut Fields<'_>) -> Option<Admin> {
         socket(),
         "127.0.0.1:9900",
     );
-    let token = f.optional(
-        "token",
-        "What clients must send as `Authorization: Bearer`; empty: no token.",
-        Parsed { what: "text", pattern: "", parse: |text| Ok(text.to_owned()) },
-    );
+    let token = f.optional("token", "What clients must send as `Authorization: Bearer`; empty: no token.", Secret);
     let metrics_open = f.default(
         "metrics",
         "Whether `/metrics` needs the token, where there is one: `open` or `token`.",
@@ -103,9 +99,16 @@ pub(super) fn admin(f: &mut Fields<'_>) -> Option<Admin> {
         "hosts",
         "Names clients may use for this node, besides its address and `localhost`.",
         List {
-            item: Parsed { what: "a host without port", pattern: "^[A-Za-z0-9_.-]+$", parse: host_name },
+            item: Parsed {
+                what: "a host without port",
+                pattern: "^[A-Za-z0-9_.-]+$",
+                parse: |text| match text.split_once(':') {
+                    Some(_) => Err("has a `:`: write the host alone, without a port".to_owned()),
+                    None => host_name(text),
+                },
+            },
             of: "hosts",
-            min: 0,
+            empty: true,
         },
         serde_json::json!([]),
     );

@@ -52,24 +52,27 @@ pub(super) fn read(root: &Node, found: &mut Findings) -> Option<Config> {
 
 fn draft(f: &mut Fields<'_>) -> Option<Draft> {
     f.required("version", "Of this format; always 1.", whole(1, 1));
-    let listeners =
-        f.required("listeners", "Where clients connect.", List { item: Section(listener), of: "listeners", min: 1 });
+    let listeners = f.required(
+        "listeners",
+        "Where clients connect.",
+        List { item: Section(listener), of: "listeners", empty: false },
+    );
     let trusted_proxies = f.default(
         "trusted_proxies",
         "Networks of peers whose `X-Forwarded-*` headers are believed.",
-        List { item: network(), of: "networks", min: 0 },
+        List { item: network(), of: "networks", empty: true },
         json!([]),
     );
     let routes = f.default(
         "routes",
         "Which requests go where; the most specific match wins. None: everything goes to the only pool.",
-        List { item: Section(route), of: "routes", min: 0 },
+        List { item: Section(route), of: "routes", empty: true },
         json!([]),
     );
     let pools = f.required(
         "pools",
         "Servers that do the same work, by name of the pool.",
-        Named { value: Section(pool), of: "pools", min: 1, check: check_name },
+        Named { value: Section(pool), of: "pools", empty: false, check: check_name },
     );
     let admin = f.optional("admin", "The admin listener. Left out: there is none.", Section(admin));
     let log = f.section("log", "The process's own log, on standard error.", log);

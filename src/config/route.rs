@@ -80,7 +80,7 @@ pub(super) fn route(f: &mut Fields<'_>) -> Option<RouteDraft> {
     let split = f.optional(
         "split",
         "In place of `pool`: several pools and their shares.",
-        List { item: Section(share), of: "pools with weights", min: 1 },
+        List { item: Section(share), of: "pools with weights", empty: false },
     );
     let timeouts =
         f.section("timeouts", "How long a request may take on the server's side; `none`: no limit.", route_timeouts);
@@ -146,7 +146,7 @@ fn matches(f: &mut Fields<'_>) -> Option<Match> {
     let hosts = f.optional(
         "host",
         "Hosts without port: exact, or `*.suffix`. Default: any.",
-        OneOrMany(List { item: host_pattern(), of: "hosts", min: 1 }),
+        OneOrMany(List { item: host_pattern(), of: "hosts", empty: false }),
     );
     let path_prefix = f.default(
         "path_prefix",
@@ -160,7 +160,7 @@ fn matches(f: &mut Fields<'_>) -> Option<Match> {
         Named {
             value: header_value(),
             of: "headers and their values",
-            min: 0,
+            empty: true,
             check: |name| header_name(name).map(|_| ()),
         },
         serde_json::json!({}),
@@ -171,7 +171,7 @@ fn matches(f: &mut Fields<'_>) -> Option<Match> {
         Named {
             value: cookie_value(),
             of: "cookies and their values",
-            min: 0,
+            empty: true,
             check: |name| cookie_name(name).map(|_| ()),
         },
         serde_json::json!({}),

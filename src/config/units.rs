@@ -149,7 +149,8 @@ fn parse_address(text: &str) -> Result<Address, String> {
         return Err(format!("is a URL: {FORM}"));
     }
     let Some((host, port)) = text.rsplit_once(':') else {
-        return Err(format!("has no port: {FORM}"));
+        let lacks = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) { "host" } else { "port" };
+        return Err(format!("has no {lacks}: {FORM}"));
     };
     let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         Some(inner) => match inner.parse::<IpAddr>() {
@@ -182,11 +183,11 @@ pub(super) fn host_name(text: &str) -> Result<String, String> {
         return Err("has letters outside ASCII (such a name is written with `xn--`)".to_owned());
     }
     if bare.len() > 253 || !bare.split('.').all(label) {
-        return Err("has a host that no name can be".to_owned());
+        return Err("holds no valid host name".to_owned());
     }
     // `300.0.0.1` and `10.0.0` are slips, not names.
     if bare.bytes().all(|b| b.is_ascii_digit() || b == b'.') && bare.parse::<std::net::Ipv4Addr>().is_err() {
-        return Err("has a host that is neither a name nor an IPv4 address".to_owned());
+        return Err("holds neither a host name nor an IPv4 address".to_owned());
     }
     Ok(bare.to_ascii_lowercase())
 }
@@ -257,6 +258,7 @@ mod tests {
         assert_eq!(address("[::1]:80"), Ok(("::1".to_owned(), 80)));
         for (text, why) in [
             ("10.0.0.1", "no port"),
+            ("9000", "no host"),
             ("http://a:80", "URL"),
             ("::1", "brackets"),
             ("2001:db8::1:80", "brackets"),
@@ -267,7 +269,7 @@ mod tests {
             (":80", "no host"),
             ("10.0.0:80", "neither"),
             ("300.0.0.1:80", "neither"),
-            ("a b:80", "no name can be"),
+            ("a b:80", "no valid host"),
             ("münchen.de:80", "xn--"),
             ("[zz]:80", "IPv6"),
         ] {
