@@ -1,1 +1,3 @@
-//! load
+//! Who is busy: how many requests every server has in flight.
+
+pub mod redis;
