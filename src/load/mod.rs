@@ -4,6 +4,7 @@
 //! it is dropped, so a panic, a client that leaves, or a task that is thrown away cannot leave a count behind.
 
 mod ledger;
+pub mod redis;
 mod store;
 
 pub use ledger::{Lease, Ledger};
