@@ -1,0 +1,171 @@
+//! What this node knows of the fleet's load on one pool's servers. Written by the exchange, read by every choice:
+//! plain atomics, so that neither waits for the other. A choice that reads while a new view is written sees some of
+//! each, which is no worse than a view a moment older.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::balance::tide;
+use crate::load::{Ledger, Lease};
+
+/// A view older than this says nothing any more.
+const STALE: Duration = Duration::from_secs(1);
+
+/// How a server is chosen at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Mode {
+    /// By this node's own counts: Redis is away.
+    Local = 0,
+    /// By the fleet's counts as of the last exchange.
+    Batched = 1,
+    /// By Redis itself, request by request.
+    Exact = 2,
+}
+
+impl Mode {
+    /// The word that the admin API uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mode::Local => "local",
+            Mode::Batched => "batched",
+            Mode::Exact => "exact",
+        }
+    }
+}
+
+/// A request that waits for Redis to choose.
+#[derive(Debug)]
+pub struct Waiter<T: AsRef<Ledger>> {
+    /// Servers it must not get, by index, sorted.
+    pub excluded: SmallVec<[usize; 8]>,
+    /// Since when it waits.
+    pub since: Instant,
+    /// Where its lease goes. Dropped: it chooses locally.
+    pub grant: oneshot::Sender<Lease<T>>,
+}
+
+/// The fleet's load on one pool.
+#[derive(Debug)]
+pub struct Share<T: AsRef<Ledger>> {
+    servers: Vec<Arc<T>>,
+    waiters: mpsc::UnboundedSender<Waiter<T>>,
+    born: Instant,
+    mode: AtomicU8,
+    others: Box<[AtomicU32]>,
+    completions: Box<[AtomicU32]>,
+    /// Nanoseconds after `born` at which the view was true; 0: none yet.
+    seen: AtomicU64,
+    /// Nanoseconds by which other nodes' rows lagged behind at that time.
+    lag: AtomicU64,
+    others_rate: AtomicU32,
+    nodes: AtomicU32,
+}
+
+impl<T: AsRef<Ledger>> Share<T> {
+    /// A share of which nothing is known, and the queue of those who will wait for it.
+    pub fn new(servers: Vec<Arc<T>>) -> (Arc<Self>, mpsc::UnboundedReceiver<Waiter<T>>) {
+        let (waiters, queue) = mpsc::unbounded_channel();
+        let zeros = || servers.iter().map(|_| AtomicU32::new(0)).collect();
+        let share = Share {
+            waiters,
+            born: Instant::now(),
+            mode: AtomicU8::new(Mode::Local as u8),
+            others: zeros(),
+            completions: zeros(),
+            seen: AtomicU64::new(0),
+            lag: AtomicU64::new(0),
+            others_rate: AtomicU32::new(0),
+            nodes: AtomicU32::new(1),
+            servers,
+        };
+        (Arc::new(share), queue)
+    }
+
+    /// The pool's servers.
+    pub fn servers(&self) -> &[Arc<T>] {
+        &self.servers
+    }
+
+    /// How to choose now.
+    pub fn mode(&self) -> Mode {
+        match self.mode.load(Ordering::Relaxed) {
+            1 => Mode::Batched,
+            2 => Mode::Exact,
+            _ => Mode::Local,
+        }
+    }
+
+    /// Requests of other nodes on a server.
+    pub fn others(&self, index: usize) -> u32 {
+        self.others.get(index).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    /// This node's completions on a server of late.
+    pub fn completions(&self, index: usize) -> f32 {
+        self.completions.get(index).map_or(0.0, |bits| f32::from_bits(bits.load(Ordering::Relaxed)))
+    }
+
+    /// Requests in flight on a server in the whole fleet.
+    pub fn fleet(&self, index: usize) -> u32 {
+        let own = self.servers.get(index).map_or(0, |server| (**server).as_ref().own());
+        own.saturating_add(if self.age().is_some() { self.others(index) } else { 0 })
+    }
+
+    /// Nodes that live, this one included.
+    pub fn nodes(&self) -> u32 {
+        self.nodes.load(Ordering::Relaxed)
+    }
+
+    /// How old the view is; None: there is none, or it is stale.
+    pub fn age(&self) -> Option<Duration> {
+        let seen = self.seen.load(Ordering::Relaxed);
+        let age = self.since_birth(Instant::now()).saturating_sub(seen);
+        (seen > 0).then(|| Duration::from_nanos(age)).filter(|age| *age <= STALE)
+    }
+
+    /// How many picks by other nodes the view cannot show; None: it is stale.
+    pub fn unseen(&self) -> Option<f32> {
+        let age = self.age()? + Duration::from_nanos(self.lag.load(Ordering::Relaxed));
+        let rate = f32::from_bits(self.others_rate.load(Ordering::Relaxed));
+        Some(tide::unseen(rate, age.as_secs_f32()))
+    }
+
+    /// Waits until Redis has chosen. None: choose locally.
+    ///
+    /// Bounded by the exchange, which gives up on waiters after `redis.timeout`; should it be gone, at once.
+    pub async fn acquire(&self, excluded: SmallVec<[usize; 8]>) -> Option<Lease<T>> {
+        let (grant, granted) = oneshot::channel();
+        self.waiters.send(Waiter { excluded, since: Instant::now(), grant }).ok()?;
+        granted.await.ok()
+    }
+
+    pub(super) fn set_mode(&self, mode: Mode) {
+        self.mode.store(mode as u8, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_completions(&self, index: usize, completions: f64) {
+        if let Some(bits) = self.completions.get(index) {
+            bits.store((completions as f32).to_bits(), Ordering::Relaxed);
+        }
+    }
+
+    /// Takes over a view that was true at `seen`.
+    pub(super) fn set_view(&self, others: impl Iterator<Item = u32>, nodes: u32, seen: Instant, lag: Duration, rate: f64) {
+        for (count, others) in self.others.iter().zip(others) {
+            count.store(others, Ordering::Relaxed);
+        }
+        self.nodes.store(nodes.max(1), Ordering::Relaxed);
+        self.others_rate.store((rate as f32).to_bits(), Ordering::Relaxed);
+        self.lag.store(u64::try_from(lag.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.seen.store(self.since_birth(seen).max(1), Ordering::Relaxed);
+    }
+
+    fn since_birth(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.born).as_nanos()).unwrap_or(u64::MAX)
+    }
+}
