@@ -8,7 +8,7 @@ use crate::member::{Fate, Member};
 use crate::random::settle;
 use crate::resp::texts;
 use crate::server::Server;
-use crate::world::{LEASE_MS, World};
+use crate::world::{LEASE_MS, PLAIN, World};
 
 /// Three nodes that hold requests, over servers with weights and caps.
 fn busy(server: &Server, seed: u64) -> (World, Vec<Member>) {
@@ -116,6 +116,40 @@ fn what_was_edited_is_put_right_and_told() {
     assert_eq!(told, ["load s1 77", "load stranger 5", "order s2 "]);
     assert_eq!(world.counts(), before);
     settle(&mut world, &mut nodes).unwrap();
+}
+
+/// A stranger at the head of the sorted set must not stop the picks until the audit comes.
+#[test]
+fn a_stranger_is_never_picked() {
+    let server = Server::start();
+    for weighted in [false, true] {
+        let (mut world, mut nodes) = busy(&server, 9);
+        if !weighted {
+            world.conf.values_mut().for_each(|terms| *terms = PLAIN);
+            world.register_all(TableOp::Set);
+        }
+        settle(&mut world, &mut nodes).unwrap();
+        let set = if weighted {
+            &world.keys.order
+        } else {
+            &world.keys.load
+        }
+        .clone();
+        world.conn.ask(&[b"ZADD", &set, b"-1", b"stranger"]);
+        let mut picks = Vec::new();
+        for _ in 0..3 {
+            let request = Request {
+                picks: 4,
+                ..Request::default()
+            };
+            picks.push(nodes[0].picks(&world, &request));
+        }
+        // Without weights it may cost the picks of one call; never an error, never more than that.
+        assert!(picks[1..] == [4, 4], "{picks:?}");
+        assert_eq!(full(&mut world).differences, 0);
+        nodes[0].disconnect(&world);
+        settle(&mut world, &mut nodes).unwrap();
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use fairlead::load::redis::calls::{TableOp, Terms};
-use fairlead::load::redis::{Node, Outcome, Refusal, Request, Value};
+use fairlead::load::redis::{Args, Node, Outcome, Refusal, Request, Value, scripts};
 
 use crate::resp::{Command, Conn};
 use crate::world::{LEASE_MS, World};
@@ -190,6 +190,24 @@ impl Member {
             }
         }
         self.disconnect(world);
+    }
+
+    /// One plain call, with the script as delivered; how many picks came.
+    pub fn picks(&mut self, world: &World, request: &Request<'_>) -> usize {
+        let keys = world.keys.exchange(self.node.incarnation());
+        let source = scripts::EXCHANGE.source.as_bytes();
+        let mut command = Command::of(&[b"EVAL", source]);
+        command.int(keys.len() as i64);
+        keys.iter().for_each(|key| command.text(key));
+        let own = count(&self.own);
+        let seq = self.node.begin(request, own, &mut command).expect("ready");
+        match self
+            .node
+            .answered(seq, Ok(self.conn.call(&command).unwrap()))
+        {
+            Outcome::Done(answer) => answer.picks.len(),
+            other => panic!("{other:?}"),
+        }
     }
 
     /// The connection is lost, whatever was on it.

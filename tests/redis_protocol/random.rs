@@ -323,10 +323,10 @@ fn broken_scripts_are_noticed() {
             "if excluded and excluded[pick] then pick = nil",
             "if false then pick = nil",
         ),
-        ("exchange", "tied = tied - 1; picks", "picks"),
+        ("exchange", "tied = tied - 1\n", "\n"),
         ("reap", "call('DEL', row);", ""),
         ("reap", "call('ZADD', load, left, server.name)", ""),
-        ("register", "call('DEL', order)", ""),
+        ("register", "call('DEL', load, order)", "call('DEL', load)"),
     ];
     for mutation in mutations {
         let noticed = (0..4).find_map(|seed| {
