@@ -296,15 +296,16 @@ impl Node {
             false => answer.refused = off,
         }
         // A snapshot of another generation has other slots; a broken node does not know its own share in it.
-        if let Some(snapshot) = &reply.snapshot {
-            if !answer.read_table && !self.broken {
-                let later = self.outstanding.iter().flat_map(|call| call.pairs.iter().copied());
-                let own_row = reply.own_row.as_ref();
-                let checked = self.view.take(&self.servers, snapshot, own_row, later);
-                answer.view = !checked.damaged;
-                answer.audit |= checked.damaged;
-                answer.row_differs = checked.row_differs;
-            }
+        if let Some(snapshot) = &reply.snapshot
+            && !answer.read_table
+            && !self.broken
+        {
+            let later = self.outstanding.iter().flat_map(|call| call.pairs.iter().copied());
+            let own_row = reply.own_row.as_ref();
+            let checked = self.view.take(&self.servers, snapshot, own_row, later);
+            answer.view = !checked.damaged;
+            answer.audit |= checked.damaged;
+            answer.row_differs = checked.row_differs;
         }
         answer.dead = reply.snapshot.and_then(|snapshot| snapshot.dead);
         self.broken |= answer.refused > 0 || answer.row_differs > 0;

@@ -154,12 +154,19 @@ if k > 0 then
       if #eligible == 0 then base = base + tied; tied = 0
       else local j = math.random(#eligible); pick = eligible[j]; eligible[j] = eligible[#eligible]; eligible[#eligible] = nil end
     end
+    local its_entry
     if pick then
-      tied = tied - 1; picks[#picks + 1] = pick
+      tied = tied - 1
+      if weighted then
+        its_entry = picked_entry[pick] or call('HGET', servers, pick); picked_entry[pick] = its_entry
+        if not its_entry then call('ZREM', order, pick); pick = nil end -- somebody put it there by hand
+      end
+    end
+    if pick then
+      picks[#picks + 1] = pick
       if not times[pick] then distinct[#distinct + 1] = pick; times[pick] = 0 end
       times[pick] = times[pick] + 1
       if weighted then
-        local its_entry = picked_entry[pick] or call('HGET', servers, pick); picked_entry[pick] = its_entry
         local weight, cap = match(its_entry, ' (%S+) (%d+)$')
         weight = tonumber(weight); cap = tonumber(cap)
         -- score = (n+1)/weight, so this is the count after the pick. New scores come from whole counts, never by adding
@@ -170,11 +177,19 @@ if k > 0 then
     end
   end
   if picks[1] then
-    local entries = weighted and picked_entry or variadic(distinct, 2)
+    local entries, stranger = weighted and picked_entry or variadic(distinct, 2), false
     for i = 3, #distinct do
       local pick = distinct[i]
-      local slot = match(entries[weighted and pick or i - 2], '^%d+')
-      add(row_ops, slot, times[pick]); add(tot_ops, slot, times[pick])
+      local its_entry = entries[weighted and pick or i - 2]
+      if its_entry then
+        local slot = match(its_entry, '^%d+')
+        add(row_ops, slot, times[pick]); add(tot_ops, slot, times[pick])
+      else call('ZREM', load, pick); times[pick] = nil; stranger = true end -- put there by hand
+    end
+    if stranger then
+      local known = {}
+      for _, pick in ipairs(picks) do if times[pick] then known[#known + 1] = pick end end
+      picks = known
     end
     local j = #tot_ops
     tot_ops[j + 1] = 'INCRBY'; tot_ops[j + 2] = 'i64'; tot_ops[j + 3] = '#0'; tot_ops[j + 4] = #picks

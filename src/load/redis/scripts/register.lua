@@ -35,7 +35,7 @@ for i = 2, #ARGV, 3 do
 end
 for name, entry in pairs(entries) do
   if entry.weight == '-1' and count(entry.slot) == 0 then
-    entries[name] = nil; call('HDEL', servers, name); call('ZREM', load, name); changed = true
+    entries[name] = nil; call('HDEL', servers, name); changed = true
   end
 end
 
@@ -46,7 +46,7 @@ if changed then
     first_weight = first_weight or entry.weight
     if entry.weight ~= first_weight or tonumber(entry.weight) <= 0 or entry.cap ~= '0' then weighted = '1' end
   end
-  call('DEL', order)
+  call('DEL', load, order) -- made anew, so that nobody stays who is not in the table
   for name, entry in pairs(entries) do
     local n, weight, cap = count(entry.slot), tonumber(entry.weight), tonumber(entry.cap)
     call('HSET', servers, name, entry.slot .. ' ' .. entry.weight .. ' ' .. entry.cap); call('ZADD', load, n, name)
