@@ -31,7 +31,7 @@ lint: need-test
 	$(call step,cargo clippy -D warnings)
 	@cargo clippy $(LOCKED) --all-targets -- -D warnings
 	$(call step,cargo doc -D warnings)
-	@RUSTDOCFLAGS="-D warnings" cargo doc $(LOCKED) --no-deps --document-private-items
+	@RUSTDOCFLAGS="-D warnings" cargo doc $(LOCKED) --no-deps
 
 need-build need-test need-bench: need-%:
 	@.ci/need $*
