@@ -13,6 +13,8 @@
 //! | `hash` | caches and sessions: the same key to the same server | Karger et al., *Consistent Hashing and Random Trees* (1997), as a ring in the manner of libketama (2007) |
 //! | [`tide`] | fleet counts that come with a delay | water-filling; how a stale minimum herds is in Mitzenmacher, *How Useful Is Old Information?* (2000) |
 //!
+//! How old a view is and what it cannot show is computed in [`view`], the one part with a memory: the caller keeps it.
+//!
 //! A candidate whose weight is zero, negative, infinite or not a number is treated as absent.
 
 mod hash;
@@ -21,6 +23,7 @@ mod power_of_two;
 mod random;
 mod round_robin;
 pub mod tide;
+pub mod view;
 
 #[cfg(test)]
 mod testing;
