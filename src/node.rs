@@ -1,10 +1,12 @@
 //! What all parts of one running node share.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use crate::load::fleet::Fleet;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::proxy::deadline::Deadlines;
@@ -23,6 +25,8 @@ pub struct Node {
     pub deadlines: Deadlines,
     /// Where it is between start and end.
     pub lifecycle: Lifecycle,
+    /// Its part in the fleet; none without Redis.
+    pub fleet: OnceLock<Fleet>,
 }
 
 /// Where a node is between its start and its end.

@@ -68,21 +68,22 @@ pub struct InFlight {
 
 impl PoolState {
     /// The state of a pool now.
-    pub fn of(pool: &Pool) -> Self {
+    pub fn of(pool: &Pool, shared: bool) -> Self {
+        let age = pool.share.age().unwrap_or_default();
         PoolState {
             name: pool.config.name.clone(),
             balance: pool.config.balance.as_str(),
-            mode: "memory",
-            view_age_ms: 0,
-            nodes: 1,
+            mode: if shared { pool.share.mode().as_str() } else { "memory" },
+            view_age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+            nodes: pool.share.nodes(),
             circuit: "closed",
-            servers: pool.servers.iter().map(|server| ServerState::of(server)).collect(),
+            servers: (0..).zip(&pool.servers).map(|(i, server)| ServerState::of(server, pool.share.fleet(i))).collect(),
         }
     }
 }
 
 impl ServerState {
-    fn of(server: &Server) -> Self {
+    fn of(server: &Server, fleet: u32) -> Self {
         let (health, reason) = server.health();
         let (requests, errors) = server.totals();
         let local = server.in_flight();
@@ -101,7 +102,7 @@ impl ServerState {
             draining: false,
             weight: Weight { configured: server.weight, effective: f64::from(server.weight) },
             priority: server.priority,
-            in_flight: InFlight { local, fleet: local },
+            in_flight: InFlight { local, fleet },
             requests,
             errors,
             p50_ms: server.latencies.quantile_ms(0.5),
@@ -112,13 +113,14 @@ impl ServerState {
 
 /// `GET /api/v1/pools`
 pub async fn list(State(node): State<Arc<Node>>) -> Json<Vec<PoolState>> {
-    Json(node.snapshot.load().pools.iter().map(|pool| PoolState::of(pool)).collect())
+    let shared = node.fleet.get().is_some();
+    Json(node.snapshot.load().pools.iter().map(|pool| PoolState::of(pool, shared)).collect())
 }
 
 /// `GET /api/v1/pools/{pool}`
 pub async fn one(State(node): State<Arc<Node>>, Path(name): Path<String>) -> Response {
     match node.snapshot.load().pool(&name) {
-        Some(pool) => Json(PoolState::of(pool)).into_response(),
+        Some(pool) => Json(PoolState::of(pool, node.fleet.get().is_some())).into_response(),
         None => (StatusCode::NOT_FOUND, format!("there is no pool {name}\n")).into_response(),
     }
 }
@@ -126,12 +128,13 @@ pub async fn one(State(node): State<Arc<Node>>, Path(name): Path<String>) -> Res
 /// Sets what is only known when somebody asks.
 pub fn set_gauges(node: &Node) {
     for pool in &node.snapshot.load().pools {
-        for server in &pool.servers {
+        let age = pool.share.age().map_or(-1.0, |age| age.as_secs_f64());
+        node.metrics.view_age.with_label_values(&[pool.config.name.as_str()]).set(age);
+        for (index, server) in pool.servers.iter().enumerate() {
             let labels = [pool.config.name.as_str(), server.name.as_str()];
-            let local = i64::from(server.in_flight());
             node.metrics.server_up.with_label_values(&labels).set(i64::from(server.is_eligible()));
-            for scope in ["local", "fleet"] {
-                node.metrics.in_flight.with_label_values(&[labels[0], labels[1], scope]).set(local);
+            for (scope, count) in [("local", server.in_flight()), ("fleet", pool.share.fleet(index))] {
+                node.metrics.in_flight.with_label_values(&[labels[0], labels[1], scope]).set(i64::from(count));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The metrics a node exports. Names and labels are part of the contract with operators.
 
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// All metrics of one node.
@@ -25,6 +25,8 @@ pub struct Metrics {
     pub in_flight: IntGaugeVec,
     /// 1 while a server may be chosen; set when scraped.
     pub server_up: IntGaugeVec,
+    /// Age of the view of the fleet by pool, -1 when there is none; set when scraped.
+    pub view_age: GaugeVec,
     /// Lines that the access log had to drop because its writer fell behind.
     pub access_log_dropped: IntCounter,
 }
@@ -52,6 +54,11 @@ impl Metrics {
             &["route", "pool"],
         )?;
         registry.register(Box::new(duration.clone()))?;
+        let view_age = GaugeVec::new(
+            Opts::new("fairlead_view_age_seconds", "Age of what is known of the fleet's load; -1: nothing is known"),
+            &["pool"],
+        )?;
+        registry.register(Box::new(view_age.clone()))?;
         let access_log_dropped =
             IntCounter::new("fairlead_access_log_dropped_total", "Access log lines that could not be written in time")?;
         registry.register(Box::new(access_log_dropped.clone()))?;
@@ -63,6 +70,7 @@ impl Metrics {
             refused: counters("fairlead_refused_total", "Requests that Fairlead answered itself", &["reason"])?,
             in_flight: gauges("fairlead_in_flight", "Requests in flight", &["pool", "server", "scope"])?,
             server_up: gauges("fairlead_server_up", "Whether a server may be chosen", &["pool", "server"])?,
+            view_age,
             access_log_dropped,
             registry: registry.clone(),
         };
@@ -70,6 +78,15 @@ impl Metrics {
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1);
         Ok(metrics)
+    }
+
+    /// Registers one more metric.
+    ///
+    /// # Errors
+    /// There is one of that name already.
+    pub fn add<C: prometheus::core::Collector + Clone + 'static>(&self, metric: C) -> Result<C, prometheus::Error> {
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
     }
 
     /// Everything in the text format of Prometheus.

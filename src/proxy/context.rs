@@ -83,12 +83,11 @@ impl Context {
         }
     }
 
-    /// Takes the lease for an attempt; the last attempt must have ended.
-    pub fn begin_attempt(&mut self, server: &Arc<Server>) {
+    /// An attempt begins; the last must have ended.
+    pub fn begin_attempt(&mut self, lease: Lease<Server>) {
         self.attempts += 1;
         self.to_header = None;
-        self.server = Some(server.clone());
-        let lease = Lease::take(server.clone());
+        self.server = Some(lease.holder().clone());
         self.attempt = Some(Attempt { lease, began: Instant::now(), ticket: None, status: 0 });
     }
 

@@ -138,9 +138,8 @@ impl ProxyHttp for Proxy {
             return fail(ctx, Refusal::Internal);
         };
         let timeouts = route.timeouts;
-        let chosen = target.pool.choose(&ctx.tried, ctx.key).cloned();
-        let Some((server, mut peer)) = chosen.and_then(|server| Some((server.peer()?, server)).map(|(p, s)| (s, p)))
-        else {
+        let lease = target.pool.acquire(&ctx.tried, ctx.key).await;
+        let Some((mut peer, lease)) = lease.and_then(|lease| Some((lease.holder().peer()?, lease))) else {
             let refusal = ctx.failure.unwrap_or(Refusal::NoServer);
             return fail(ctx, refusal);
         };
@@ -153,7 +152,7 @@ impl ProxyHttp for Proxy {
             }
         }
         ctx.failure = None;
-        ctx.begin_attempt(&server);
+        ctx.begin_attempt(lease);
         Ok(peer)
     }
 

@@ -8,8 +8,10 @@ use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::Service;
 use pingora::services::listening::Service as Listening;
 
+use crate::config;
 use crate::node::Node;
 use crate::proxy::app::EdgeApp;
+use crate::server::fleet;
 use crate::server::listeners::Bound;
 
 /// Connections that may wait to be accepted; the system's `net.core.somaxconn` caps it.
@@ -19,15 +21,16 @@ pub struct Edge {
     node: Arc<Node>,
     listening: Listening<EdgeApp>,
     sockets: Vec<Bound>,
+    redis: Option<config::Redis>,
 }
 
 impl Edge {
-    pub fn new(node: Arc<Node>, app: EdgeApp, sockets: Vec<Bound>) -> Self {
+    pub fn new(node: Arc<Node>, app: EdgeApp, sockets: Vec<Bound>, redis: Option<config::Redis>) -> Self {
         let mut listening = Listening::new("edge".into(), app);
         for socket in &sockets {
             listening.add_tcp(&socket.address.to_string());
         }
-        Edge { node, listening, sockets }
+        Edge { node, listening, sockets, redis }
     }
 
     /// Two processes can bind one port before either listens: the second learns it here.
@@ -49,6 +52,11 @@ impl Edge {
 impl Service for Edge {
     async fn start_service(&mut self, fds: Option<ListenFds>, shutdown: ShutdownWatch, tasks: usize) {
         let Some(fds) = fds else { return };
+        // In this runtime, not one of its own: in exact mode a request and the exchange it waits for then wake each
+        // other without a switch of threads.
+        if let Some(redis) = &self.redis {
+            fleet::join(&self.node, redis).await;
+        }
         if let Err(error) = self.listen(&fds) {
             log::error!(error = error.to_string(); "cannot_listen");
             std::process::exit(1);

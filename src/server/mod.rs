@@ -4,11 +4,12 @@
 //! ready. End: see [`shutdown`].
 
 mod edge;
+mod fleet;
 mod listeners;
 mod pools;
 mod shutdown;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use pingora::proxy::HttpProxy;
@@ -67,6 +68,7 @@ pub fn prepare(config: Config) -> Result<Prepared, StartError> {
         access_log,
         deadlines: Default::default(),
         lifecycle: Lifecycle::default(),
+        fleet: OnceLock::new(),
     });
     Ok(Prepared { node, listeners, admin, config })
 }
@@ -79,7 +81,7 @@ pub fn run(prepared: Prepared) {
     let pools = server.add_service(background_service("pools", pools::Pools::new(node.clone())));
     let mut proxy = HttpProxy::new(Proxy::new(node.clone()), server.configuration.clone());
     proxy.handle_init_modules();
-    let edge = server.add_service(edge::Edge::new(node.clone(), EdgeApp::new(node.clone(), proxy), listeners));
+    let edge = server.add_service(edge::Edge::new(node.clone(), EdgeApp::new(node.clone(), proxy), listeners, config.redis.clone()));
     edge.add_dependency(&pools);
     if let Some(bound) = admin {
         server.add_service(background_service("admin", admin::Service::new(node.clone(), bound)));

@@ -65,6 +65,9 @@ async fn drain(node: Arc<Node>, limit: Duration) {
         Ok(()) => log::info!("stopped"),
         Err(_) => log::warn!(connections = node.lifecycle.connections(); "stopped_before_all_was_done"),
     }
+    if let Some(fleet) = node.fleet.get() {
+        fleet.leave().await;
+    }
     end(&node, 0);
 }
 

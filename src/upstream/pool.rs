@@ -1,12 +1,16 @@
 //! A pool of servers, and the one place where a server is chosen for a request: [`Pool::choose`].
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use smallvec::SmallVec;
+use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::balance::{Candidate, Draw, Policy, Ring};
+use crate::balance::{Candidate, Draw, Policy, Ring, tide};
 use crate::config;
+use crate::load::Lease;
+use crate::load::fleet::share::Waiter;
+use crate::load::fleet::{Mode, Share};
 use crate::observe::metrics::Metrics;
 use crate::upstream::Server;
 
@@ -20,6 +24,9 @@ pub struct Pool {
     pub config: config::Pool,
     /// By priority; a server's place here is its index.
     pub servers: Vec<Arc<Server>>,
+    /// What is known of the fleet's load on them.
+    pub share: Arc<Share<Server>>,
+    queue: Mutex<Option<UnboundedReceiver<Waiter<Server>>>>,
     ring: Option<Ring>,
     ticket: AtomicU64,
     settled: AtomicBool,
@@ -33,18 +40,78 @@ impl Pool {
         servers.sort_by_key(|server| server.priority);
         let ring = (config.balance == Policy::Hash)
             .then(|| Ring::new(servers.iter().map(|server| (server.name.as_str(), server.weight))));
-        Pool { config, servers, ring, ticket: AtomicU64::new(fastrand::u64(..)), settled: AtomicBool::new(false) }
+        let (share, queue) = Share::new(servers.clone());
+        Pool {
+            config,
+            servers,
+            share,
+            queue: Mutex::new(Some(queue)),
+            ring,
+            // At random, so that nodes do not take turns in step.
+            ticket: AtomicU64::new(fastrand::u64(..)),
+            settled: AtomicBool::new(false),
+        }
+    }
+
+    /// Those who wait for Redis to choose; for the exchange, once.
+    pub fn take_queue(&self) -> Option<UnboundedReceiver<Waiter<Server>>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// A lease on the server that shall take a request: chosen by Redis in exact mode, else, or when Redis does not
+    /// answer in time, by [`Pool::choose`]. None: nobody is left.
+    pub async fn acquire(&self, tried: &[u32], key: u64) -> Option<Lease<Server>> {
+        if self.config.balance == Policy::LeastLoad && self.share.mode() == Mode::Exact {
+            let candidates = self.candidates(tried);
+            if candidates.is_empty() {
+                return None;
+            }
+            if let Some(lease) = self.share.acquire(self.all_but(&candidates)).await {
+                return Some(lease);
+            }
+        }
+        self.choose(tried, key).cloned().map(Lease::take)
     }
 
     /// **The choice.** Takes the eligible servers of the first tier that has any, leaves out those tried already,
     /// and lets the pool's policy pick. `key` matters to `hash` only. None: nobody is left.
     pub fn choose(&self, tried: &[u32], key: u64) -> Option<&Arc<Server>> {
         let candidates = self.candidates(tried);
+        if self.config.balance == Policy::LeastLoad
+            && self.share.mode() != Mode::Local
+            && let Some(unseen) = self.share.unseen()
+        {
+            return self.choose_by_view(&candidates, unseen);
+        }
         fastrand_with(|rng| {
             let mut draw = Draw { rng, ticket: self.next_ticket(), key, ring: self.ring.as_ref() };
             let place = self.config.balance.pick(&candidates, &mut draw)?;
             self.servers.get(candidates.get(place)?.index as usize)
         })
+    }
+
+    /// By the fleet's load as last seen, where `unseen` picks by others have happened since.
+    fn choose_by_view(&self, candidates: &[Candidate], unseen: f32) -> Option<&Arc<Server>> {
+        let shares: SmallVec<[tide::Share; 16]> = candidates
+            .iter()
+            .map(|candidate| {
+                let index = candidate.index as usize;
+                tide::Share {
+                    index: candidate.index,
+                    weight: candidate.weight,
+                    queued: candidate.in_flight as f32 + self.share.others(index) as f32,
+                    own: candidate.in_flight,
+                    completions: self.share.completions(index),
+                }
+            })
+            .collect();
+        let place = fastrand_with(|rng| tide::pick(&shares, unseen, rng))?;
+        self.servers.get(shares.get(place)?.index as usize)
+    }
+
+    fn all_but(&self, candidates: &[Candidate]) -> SmallVec<[usize; 8]> {
+        let mut left = candidates.iter().map(|candidate| candidate.index as usize).peekable();
+        (0..self.servers.len()).filter(|index| left.next_if_eq(index).is_none()).collect()
     }
 
     /// Whether anybody is left to try.

@@ -14,7 +14,7 @@ use futures_util::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
 use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::balance::view::{Decayed, OthersRate, age_lag, interval};
+use crate::balance::view::{Decayed, OthersRate, age, interval};
 use crate::config::redis::Mode as Configured;
 use crate::load::fleet::mode::{Signs, prefer_exact};
 use crate::load::fleet::share::{Mode, Share, Waiter};
@@ -35,8 +35,8 @@ const AUDIT_EVERY: Duration = Duration::from_secs(10);
 const RELEASE_WITHIN: Duration = Duration::from_millis(1);
 /// The most picks of one call.
 const PICKS: usize = 64;
-/// How far back a node's own completions count.
-const MEMORY: Duration = Duration::from_secs(2);
+/// How far back a node's own completions count, in seconds.
+const MEMORY: f64 = 2.0;
 /// Pools without traffic do not count for the interval, but one always does.
 const ACTIVE_POOLS: u32 = 1;
 
@@ -91,6 +91,7 @@ pub struct Exchange<T: AsRef<Ledger>> {
     interval: Duration,
     next_call: Instant,
     next_beat: Instant,
+    next_quick_audit: Instant,
     next_audit: Instant,
     audit_now: bool,
     /// A wait ran out: nobody waits until a call answers in time again.
@@ -99,12 +100,14 @@ pub struct Exchange<T: AsRef<Ledger>> {
     rtt: f64,
     taken_before: Vec<u32>,
     granted: u32,
-    own_picks: u64,
-    fleet_picks: Option<(u64, Instant)>,
-    fleet_rate: f64,
-    own_rate: f64,
-    in_flight: f64,
+    /// Picks made here, and told to Redis.
+    made: u64,
+    /// Picks made by Redis, for this node.
+    picked: u64,
+    born: Instant,
     others_rate: OthersRate,
+    own_picks: Decayed,
+    in_flight: f64,
     completed: Vec<(Decayed, u32)>,
 }
 
@@ -115,6 +118,8 @@ struct Out<T: AsRef<Ledger>> {
     seq: i64,
     waiters: VecDeque<Waiter<T>>,
     sent: Instant,
+    /// What [`Exchange::made`] was, this call's included.
+    made: u64,
 }
 
 enum Rare {
@@ -170,6 +175,7 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
             interval: Duration::from_millis(1),
             next_call: now,
             next_beat: now,
+            next_quick_audit: now + HEARTBEAT,
             next_audit: now + AUDIT_EVERY,
             audit_now: false,
             suspended: false,
@@ -177,13 +183,13 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
             rtt: 0.0,
             taken_before: share.servers().iter().map(|server| (**server).as_ref().taken()).collect(),
             granted: 0,
-            own_picks: 0,
-            fleet_picks: None,
-            fleet_rate: 0.0,
-            own_rate: 0.0,
-            in_flight: 0.0,
+            made: 0,
+            picked: 0,
+            born: now,
             others_rate: OthersRate::default(),
-            completed: (0..servers).map(|_| (Decayed::new(MEMORY), 0)).collect(),
+            own_picks: Decayed::default(),
+            in_flight: 0.0,
+            completed: vec![(Decayed::default(), 0); servers],
             share,
             settings,
         }
@@ -260,7 +266,7 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
                 self.next_call = now + self.jittered();
             }
         }
-        if (self.audit_now || now >= self.next_audit) && self.rare.is_empty() {
+        if self.rare.is_empty() && (self.audit_now || now >= self.next_audit.min(self.next_quick_audit)) {
             self.audit(now);
         }
     }
@@ -291,7 +297,7 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
             picks: riders.len() as u32,
             excluded: &excluded,
             snapshot: beat || !for_waiters,
-            own_row: false,
+            own_row: beat,
             renew: beat,
             made_locally,
             seed: fastrand::u32(..1 << 31),
@@ -307,7 +313,7 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         self.next_call = now + self.jittered();
         let call = self.client.call(&scripts::EXCHANGE, self.exchange_keys.clone(), args);
         self.calls.push_back(Box::pin(async move { (seq, call.await) }));
-        self.out.push_back(Out { seq, waiters: riders, sent: now });
+        self.out.push_back(Out { seq, waiters: riders, sent: now, made: self.made });
     }
 
     /// Picks by this node that Redis did not make, since the last call.
@@ -318,9 +324,10 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
             taken = taken.wrapping_add(now.wrapping_sub(*before));
             *before = now;
         }
-        self.own_picks += u64::from(taken);
+        self.own_picks.add(self.seconds(Instant::now()), f64::from(taken), MEMORY);
         let locally = taken.saturating_sub(self.granted);
         self.granted = self.granted.saturating_sub(taken);
+        self.made += u64::from(locally);
         locally
     }
 
@@ -362,13 +369,14 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         }
     }
 
-    fn ran(&mut self, answer: Answer, out: Out<T>, now: Instant, took: Duration) {
+    fn ran(&mut self, answer: Answer, mut out: Out<T>, now: Instant, took: Duration) {
         let rtt = took.as_secs_f64();
         self.rtt = if self.rtt == 0.0 { rtt } else { self.rtt + 0.1 * (rtt - self.rtt) };
         if took <= self.settings.timeout {
             self.suspended = false;
         }
-        self.grant(&answer, out.waiters);
+        self.picked += answer.picks.len() as u64 + u64::from(answer.foreign);
+        self.grant(&answer, std::mem::take(&mut out.waiters));
         if answer.read_table {
             self.table = Table::Needed;
         }
@@ -381,7 +389,7 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         }
         self.audit_now |= answer.audit;
         if answer.view {
-            self.take_view(now, out.sent, took);
+            self.take_view(now, out.sent, took, out.made);
         }
         if let Some(dead) = answer.dead {
             self.reap(dead);
@@ -394,86 +402,65 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         let mut takers = asked.into_iter();
         for &pick in &answer.picks {
             let Some(server) = self.share.servers().get(pick) else { continue };
-            let mut lease = Lease::take(server.clone());
-            loop {
+            self.granted += 1;
+            let mut lease = Some(Lease::take(server.clone()));
+            while let Some(granted) = lease.take() {
                 let fits = |waiter: &mut Waiter<T>| !waiter.excluded.contains(&pick);
-                let Some(taker) = takers.next().or_else(|| self.waiting.pop_front_if(fits)) else {
-                    break;
-                };
-                match taker.grant.send(lease) {
-                    Ok(()) => {
-                        self.granted += 1;
-                        lease = Lease::take(server.clone());
-                        break;
-                    }
-                    Err(back) => lease = back,
-                }
+                let Some(taker) = takers.next().or_else(|| self.waiting.pop_front_if(fits)) else { break };
+                lease = taker.grant.send(granted).err();
             }
-            drop(lease);
         }
         // Redis has nobody for those who are left: every server excluded or full.
     }
 
-    fn take_view(&mut self, now: Instant, sent: Instant, took: Duration) {
+    fn take_view(&mut self, now: Instant, sent: Instant, took: Duration, made: u64) {
         let view = self.node.view();
         let nodes = view.live_nodes.max(1);
-        let alone = nodes == 1;
-        self.interval = interval(nodes, ACTIVE_POOLS, self.settings.max_calls);
-        if let Some((before, at)) = self.fleet_picks {
-            let elapsed = now.saturating_duration_since(at);
-            if elapsed >= Duration::from_millis(100) {
-                let fleet = view.picks.saturating_sub(before);
-                let own = std::mem::take(&mut self.own_picks);
-                let seconds = elapsed.as_secs_f64();
-                self.others_rate.observe(fleet.saturating_sub(own), elapsed);
-                let smooth = |old: f64, new: f64| old + 0.2 * (new - old);
-                self.fleet_rate = smooth(self.fleet_rate, fleet as f64 / seconds);
-                self.own_rate = smooth(self.own_rate, own as f64 / seconds);
-                self.fleet_picks = Some((view.picks, now));
-            }
-        } else {
-            self.own_picks = 0;
-            self.fleet_picks = Some((view.picks, now));
-        }
-        let rate = if alone { 0.0 } else { self.others_rate.per_second() };
-        let lag = age_lag(took, self.interval);
+        let seen = sent + took / 2;
+        self.others_rate.observe(view.picks, made + self.picked, self.seconds(seen));
+        self.interval = interval(nodes, ACTIVE_POOLS, f64::from(self.settings.max_calls));
+        let rate = if nodes == 1 { 0.0 } else { self.others_rate.per_second() };
+        let (rtt, sync) = (took.as_secs_f64(), self.interval.as_secs_f64());
+        let lag = age(rtt / 2.0, 0.0, rtt, sync);
         let others = (0..self.share.servers().len()).map(|index| view.others(index));
-        self.share.set_view(others, nodes, sent + took / 2, lag, rate);
+        self.share.set_view(others, nodes, seen, Duration::from_secs_f64(lag.max(0.0)), rate);
         self.metrics.view(&self.settings.pool, nodes);
         self.update_completions(now);
-        self.decide_mode();
+        self.decide_mode(now);
         if let Some(first) = self.first_view.take() {
             first.send(()).ok();
         }
     }
 
     fn update_completions(&mut self, now: Instant) {
+        let now = self.seconds(now);
         let mut in_flight = 0;
         for (index, (decayed, before)) in self.completed.iter_mut().enumerate() {
             let Some(server) = self.share.servers().get(index) else { continue };
             let ledger = (**server).as_ref();
             let own = ledger.own();
             let done = ledger.taken().wrapping_sub(own);
-            decayed.add(now, f64::from(done.wrapping_sub(*before).min(u32::MAX / 2)));
+            decayed.add(now, f64::from(done.wrapping_sub(*before)), MEMORY);
             *before = done;
             in_flight += own;
-            self.share.set_completions(index, decayed.get(now));
+            self.share.set_completions(index, decayed.value(now, MEMORY));
         }
         self.in_flight += 0.05 * (f64::from(in_flight) - self.in_flight);
     }
 
-    fn decide_mode(&mut self) {
+    fn decide_mode(&mut self, now: Instant) {
+        let own_rate = self.own_picks.value(self.seconds(now), MEMORY) / MEMORY;
         self.exact = match self.settings.mode {
             Configured::Exact => true,
             Configured::Batched => false,
             Configured::Auto => {
                 // Little's law: requests in flight = rate × time in flight.
-                let service = if self.own_rate > 0.5 { self.in_flight / self.own_rate } else { 0.0 };
+                let service = if own_rate > 0.5 { self.in_flight / own_rate } else { 0.0 };
                 let signs = Signs {
                     rtt: self.rtt,
                     service,
-                    fleet_rate: self.fleet_rate,
-                    own_rate: self.own_rate,
+                    fleet_rate: own_rate + self.others_rate.per_second(),
+                    own_rate,
                     exchange_rate: 1.0 / self.interval.as_secs_f64(),
                 };
                 prefer_exact(&signs, self.exact)
@@ -511,7 +498,6 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         self.out.clear();
         self.calls = FuturesOrdered::new();
         self.waiting.clear();
-        self.fleet_picks = None;
         self.next_call = Instant::now() + Duration::from_millis(20);
         self.table = Table::Needed;
     }
@@ -540,22 +526,31 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         self.rare.push(Box::pin(async move { Rare::Reaped(call.await) }));
     }
 
-    /// One node in the fleet audits each [`AUDIT_EVERY`], by lot; at once where something is known to be wrong.
+    /// One node in the fleet, by lot, audits: each second quickly, whether the sorted sets agree with the totals, and
+    /// each [`AUDIT_EVERY`] in full, whether the totals agree with the rows; in full at once where something is known
+    /// to be wrong.
     fn audit(&mut self, now: Instant) {
-        self.next_audit = now + AUDIT_EVERY;
         let drawn = fastrand::u32(0..self.share.nodes().max(1)) == 0;
-        if !std::mem::take(&mut self.audit_now) && !drawn {
-            return;
+        let mut full = std::mem::take(&mut self.audit_now);
+        if now >= self.next_audit {
+            self.next_audit = now + AUDIT_EVERY;
+            full |= drawn;
         }
-        let (client, key) = (self.client.clone(), self.keys.lease.clone());
-        self.rare.push(Box::pin(async move { Rare::Leases(client.zrange_members(&key).await) }));
+        if full {
+            let (client, key) = (self.client.clone(), self.keys.lease.clone());
+            self.rare.push(Box::pin(async move { Rare::Leases(client.zrange_members(&key).await) }));
+        } else if now >= self.next_quick_audit && drawn {
+            self.send_audit(&[]);
+        }
+        if now >= self.next_quick_audit {
+            self.next_quick_audit = now + HEARTBEAT;
+        }
     }
 
-    fn audit_rows(&mut self, leased: Vec<Bytes>) {
-        let incarnations = self.incarnations.refresh(self.node.incarnation(), leased);
+    fn send_audit(&mut self, incarnations: &[Bytes]) {
         let mut args = Vec::new();
-        calls::audit(&incarnations, LEASE.as_millis() as u32, &mut args);
-        let call = self.client.call(&scripts::AUDIT, self.keys.audit(&incarnations), args);
+        calls::audit(incarnations, LEASE.as_millis() as u32, &mut args);
+        let call = self.client.call(&scripts::AUDIT, self.keys.audit(incarnations), args);
         self.rare.push(Box::pin(async move { Rare::Audited(call.await) }));
     }
 
@@ -580,7 +575,10 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
                 self.table = Table::Needed;
                 self.give_up("the table cannot be read");
             }
-            Rare::Leases(Ok(leased)) => self.audit_rows(leased),
+            Rare::Leases(Ok(leased)) => {
+                let incarnations = self.incarnations.refresh(self.node.incarnation(), leased);
+                self.send_audit(&incarnations);
+            }
             Rare::Audited(Ok(reply)) => match calls::audited(reply) {
                 Ok(audited) if audited.differences > 0 => {
                     self.metrics.drift(&self.settings.pool, audited.differences);
@@ -595,6 +593,8 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
                 Err(error) => log::error!(pool = self.settings.pool, error = error.to_string(); "audit_unreadable"),
             },
             Rare::Reaped(Ok(reply)) if calls::reaped(&reply) == Ok(true) => self.metrics.reaped(&self.settings.pool),
+            // A quick audit that is not enough, or a lease set that changed meanwhile.
+            Rare::Audited(Err(CallError::Refused(text))) if text.starts_with("RETRY") => self.audit_now = true,
             // The next round tries again.
             Rare::Reaped(_) | Rare::Leases(Err(_)) | Rare::Audited(Err(_)) => {}
         }
@@ -619,6 +619,10 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         if let Err(error) = call.await {
             log::warn!(pool = self.settings.pool, error = format!("{error:?}"); "row_left_to_its_lease");
         }
+    }
+
+    fn seconds(&self, at: Instant) -> f64 {
+        at.saturating_duration_since(self.born).as_secs_f64()
     }
 
     fn next_due(&self) -> Instant {

@@ -15,3 +15,45 @@ pub mod share;
 
 pub use exchange::{Command, Exchange, Settings};
 pub use share::{Mode, Share};
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::load::redis::client::Client;
+
+/// The longest that a node waits for its rows to be taken out of Redis at its end.
+const LEAVE_WITHIN: Duration = Duration::from_millis(1500);
+
+/// This node's part in the fleet.
+#[derive(Debug)]
+pub struct Fleet {
+    client: Client,
+    exchanges: Vec<mpsc::UnboundedSender<Command>>,
+}
+
+impl Fleet {
+    /// The exchanges of all pools, running, and the client they share.
+    pub fn new(client: Client, exchanges: Vec<mpsc::UnboundedSender<Command>>) -> Self {
+        Fleet { client, exchanges }
+    }
+
+    /// Takes this node's rows out of Redis and closes the connection; what does not work in time is left to the lease.
+    pub async fn leave(&self) {
+        let left = async {
+            let mut left = Vec::new();
+            for exchange in &self.exchanges {
+                let (done, gone) = oneshot::channel();
+                exchange.send(Command::Leave(done)).ok();
+                left.push(gone);
+            }
+            for gone in left {
+                gone.await.ok();
+            }
+            self.client.close().await;
+        };
+        if tokio::time::timeout(LEAVE_WITHIN, left).await.is_err() {
+            log::warn!("redis_not_left_in_time");
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Joins the fleet: a client, an exchange for each pool, and the wait for the first view.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config;
+use crate::load::fleet::{Exchange, Fleet, Settings};
+use crate::load::redis::calls::Terms;
+use crate::load::redis::client::Client;
+use crate::node::Node;
+use crate::observe::fleet::FleetMetrics;
+use crate::upstream::Pool;
+
+/// Starts the exchanges in this runtime and waits, at most for `redis.start_wait`, until the fleet's load is known. With
+/// Redis away the node serves on its own counts and joins when Redis appears.
+pub async fn join(node: &Arc<Node>, redis: &config::Redis) {
+    let metrics = match FleetMetrics::new(&node.metrics) {
+        Ok(metrics) => metrics,
+        Err(error) => return log::error!(error = error.to_string(); "cannot_register_metrics"),
+    };
+    let client = match Client::start(redis) {
+        Ok(client) => client,
+        Err(error) => return log::error!(error = error.to_string(); "cannot_use_redis"),
+    };
+    tokio::spawn(watch(client.clone(), metrics.clone()));
+    let incarnation = incarnation();
+    let mut exchanges = Vec::new();
+    let mut views = Vec::new();
+    for pool in &node.snapshot.load().pools {
+        let Some(queue) = pool.take_queue() else { continue };
+        let (command, commands) = mpsc::unbounded_channel();
+        let (first_view, view) = oneshot::channel();
+        let settings = settings(pool, redis, &incarnation);
+        let exchange =
+            Exchange::new(settings, client.clone(), pool.share.clone(), queue, commands, first_view, metrics.clone());
+        tokio::spawn(exchange.run());
+        exchanges.push(command);
+        views.push(view);
+    }
+    node.fleet.set(Fleet::new(client, exchanges)).ok();
+    let all = async {
+        for view in views {
+            view.await.ok();
+        }
+    };
+    match tokio::time::timeout(redis.start_wait, all).await {
+        Ok(()) => log::info!(node = incarnation; "joined_the_fleet"),
+        Err(_) => log::warn!(node = incarnation; "started_without_the_fleet"),
+    }
+}
+
+fn settings(pool: &Pool, redis: &config::Redis, incarnation: &str) -> Settings {
+    let terms = |weight: u32| Terms { weight: f64::from(weight), cap: 0 };
+    Settings {
+        pool: pool.config.name.clone(),
+        namespace: redis.namespace.clone(),
+        incarnation: incarnation.to_owned(),
+        mode: redis.mode,
+        timeout: redis.timeout,
+        max_calls: redis.max_calls,
+        servers: pool.servers.iter().map(|server| (server.name.clone(), terms(server.weight))).collect(),
+    }
+}
+
+/// Unique among all processes ever, and readable for whoever looks into Redis.
+fn incarnation() -> String {
+    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+    let host: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.')).take(24).collect();
+    format!("{host}-{}-{:08x}", std::process::id(), fastrand::u32(..))
+}
+
+/// Keeps the metric.
+async fn watch(client: Client, metrics: FleetMetrics) {
+    loop {
+        metrics.set_up(client.is_up());
+        client.changed().await;
+    }
+}
