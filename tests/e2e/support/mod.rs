@@ -7,12 +7,12 @@ mod origin;
 mod ports;
 mod wire;
 
-pub use client::{Client, Response, get, request};
+pub use client::{Client, get, request};
 pub use fairlead::{Fairlead, Finished, config, one_pool, run_to_end};
-pub use load::{Load, Tally};
+pub use load::Load;
 pub use origin::{Heartbeat, Origin, pattern, servers};
 pub use ports::Reserved;
-pub use wire::{Head, ms};
+pub use wire::ms;
 
 use std::time::{Duration, Instant};
 
