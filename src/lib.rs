@@ -1,6 +1,52 @@
-//! Fairlead: an HTTP edge load balancer.
+//! Fairlead: an HTTP edge load balancer that sends each request to the server the whole fleet has loaded least.
+//!
+//! # Where things are
+//!
+//! | module | one responsibility |
+//! |---|---|
+//! | [`cli`] | the commands |
+//! | [`server`] | composition root: configuration → running services; start, signals, drain |
+//! | [`admin`] | the admin listener: health, metrics, state of the pools |
+//! | [`proxy`] | the life of a request, one short method a phase; attempts, deadlines, refusals |
+//! | [`node`] | what all parts of a running node share |
+//! | [`snapshot`] | what a request sees of the configuration |
+//! | [`filters`] | what is read from and changed in headers |
+//! | [`routing`] | listener + host + path → route |
+//! | [`upstream`] | which servers may be chosen now; **where one is chosen:** [`upstream::Pool::choose`] |
+//! | [`balance`] | **the choice** itself: pure functions over plain data |
+//! | [`load`] | who is busy: the ledger of leases, and where counts are shared |
+//! | [`observe`] | metrics, logs, percentiles |
+//! | [`config`] | reads a file, checks all of it, reports all problems at once |
+//!
+//! Imports go downward in this list only (`admin` and `server` share the error of a start).
+//!
+//! # The life of a request
+//!
+//! A connection comes in by [`proxy::app::EdgeApp`], which counts it. Pingora reads the header and calls the phases of
+//! [`proxy::Proxy`]: a route and its pool are found, [`upstream::Pool::choose`] picks a server, a [`load::Lease`]
+//! counts the request on it, Pingora takes a pooled connection or makes one, bodies stream both ways, and when all is
+//! done or anything fails the lease goes back.
+//!
+//! # What always holds
+//!
+//! - The request path waits for nothing but the client and the server: no look-up of names, no lock across an await,
+//!   no lock that all threads share, no log that could block.
+//! - A policy never sees a server that may not be chosen, reads no clock and keeps no state.
+//! - Every count in flight is held by exactly one [`load::Lease`], and given back whatever way the request ends.
+//! - A configuration is valid once it is loaded.
+//! - Every answer that Fairlead makes itself has one name ([`proxy::Refusal`]).
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod balance;
+pub mod cli;
 pub mod config;
+pub mod filters;
 pub mod load;
+pub mod node;
+pub mod observe;
+pub mod proxy;
+pub mod routing;
+pub mod server;
+pub mod snapshot;
+pub mod upstream;

@@ -1,6 +1,10 @@
 //! Arguments, logging, exit code.
 
+use std::process::ExitCode;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() {}
+fn main() -> ExitCode {
+    fairlead::cli::main()
+}

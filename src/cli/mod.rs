@@ -1,0 +1,110 @@
+//! The commands. Exit codes: 0 fine, 1 refused or invalid, 2 usage.
+
+mod check;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, Config};
+use crate::observe::logging;
+use crate::server;
+
+/// The configuration that `run` reads when it is given none.
+const DEFAULT_FILE: &str = "conf/fairlead.yaml";
+
+#[derive(Parser)]
+#[command(
+    name = "fairlead",
+    version,
+    about = "An HTTP edge load balancer that balances on the load of the whole fleet"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start the proxy
+    Run {
+        /// The configuration
+        #[arg(short, long, default_value = DEFAULT_FILE)]
+        config: PathBuf,
+    },
+    /// Start the proxy without a file: one listener, one pool
+    Proxy {
+        /// Where clients connect, e.g. 0.0.0.0:9090
+        #[arg(long)]
+        listen: SocketAddr,
+        /// A server, HOST:PORT; once for each
+        #[arg(long, required = true)]
+        to: Vec<String>,
+        /// Check servers by GET of this path instead of by connecting
+        #[arg(long)]
+        health: Option<String>,
+        /// The admin listener, e.g. 127.0.0.1:9900
+        #[arg(long)]
+        admin: Option<SocketAddr>,
+    },
+    /// Check a configuration and report all problems at once
+    Check {
+        /// The configuration
+        file: PathBuf,
+        /// Also check every server once
+        #[arg(long)]
+        probe: bool,
+    },
+    /// Print the JSON Schema of the configuration, for editors
+    Schema,
+}
+
+/// Reads the arguments, does what they say, and returns the exit code.
+pub fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Run { config } => match config::load(&config) {
+            Ok(config) => start(config),
+            Err(problems) => refused(problems),
+        },
+        Command::Proxy { listen, to, health, admin } => match quick(listen, &to, admin, health.as_deref()) {
+            Ok(config) => start(config),
+            Err(message) => refused(message),
+        },
+        Command::Check { file, probe } => check::run(&file, probe),
+        Command::Schema => {
+            println!("{:#}", config::schema());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+/// Starts a node; returns when it could not.
+fn start(config: Config) -> ExitCode {
+    logging::init(config.log);
+    match server::prepare(config) {
+        Ok(prepared) => {
+            server::run(prepared);
+            ExitCode::SUCCESS
+        }
+        Err(error) => refused(error),
+    }
+}
+
+fn refused(why: impl std::fmt::Display) -> ExitCode {
+    eprintln!("{why}");
+    ExitCode::from(1)
+}
+
+fn quick(listen: SocketAddr, to: &[String], admin: Option<SocketAddr>, health: Option<&str>) -> Result<Config, String> {
+    let mut servers = Vec::new();
+    for server in to {
+        let parts = server.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+        let Some((host, port)) = parts.filter(|(host, port)| !host.is_empty() && *port != 0) else {
+            return Err(format!("--to {server}: not HOST:PORT, for example 10.0.0.1:9000"));
+        };
+        servers.push((host.trim_start_matches('[').trim_end_matches(']').to_owned(), port));
+    }
+    Config::quick(listen, &servers, health, admin).map_err(|problems| problems.to_string())
+}

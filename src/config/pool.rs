@@ -1,0 +1,229 @@
+//! Servers that do the same work.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::Duration;
+
+use http::HeaderName;
+
+use super::fields::Fields;
+use super::health::{Health, health};
+use super::kind::{List, Parsed, Section, ShortOr, Word, count, whole};
+use super::route::{cookie_name, header_name, placed};
+use super::units::{name, server_address, span};
+use crate::balance::Policy;
+
+/// Servers that do the same work.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// Unique.
+    pub name: String,
+    /// How a server is chosen.
+    pub balance: Policy,
+    /// What `balance: hash` hashes.
+    pub hash: HashKey,
+    /// Never empty; names unique.
+    pub servers: Vec<Server>,
+    /// How servers are checked.
+    pub health: Health,
+    /// How servers are reached.
+    pub upstream: Upstream,
+}
+
+/// What identifies a client to `balance: hash`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HashKey {
+    /// The client's address.
+    #[default]
+    ClientIp,
+    /// A request header.
+    Header(HeaderName),
+    /// A cookie.
+    Cookie(String),
+}
+
+/// One server.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Unique in its pool; HOST:PORT where the file gives none.
+    pub name: String,
+    /// Where it is.
+    pub address: Address,
+    /// 1-1000.
+    pub weight: u32,
+    /// 0 serves first; others only while nobody before them can.
+    pub priority: u32,
+}
+
+/// HOST:PORT; shown with brackets around an IPv6 address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// An IP address (without brackets) or a name.
+    pub host: String,
+    /// Never 0.
+    pub port: u16,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// How servers are reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Upstream {
+    /// Until the connection stands.
+    pub connect_timeout: Duration,
+    /// An unused connection is closed after this; keep it below the servers' own.
+    pub idle: Duration,
+    /// Unused connections kept for the pool.
+    pub idle_max: usize,
+}
+
+/// A pool, and for each of its servers the place in the file's list.
+pub(super) struct PoolDraft {
+    pub(super) pool: Pool,
+    pub(super) places: Vec<usize>,
+}
+
+pub(super) fn pool(f: &mut Fields<'_>) -> Option<PoolDraft> {
+    let balance = f.default("balance", "How a server is chosen.", Word(POLICIES), "least-load");
+    let hash = f.section("hash", "For `balance: hash`.", hash);
+    let servers = f.required(
+        "servers",
+        "HOST:PORT each, or the long form.",
+        List {
+            item: ShortOr {
+                short: Parsed {
+                    parse: |text| (server_address().parse)(text).map(Server::at),
+                    what: server_address().what,
+                    pattern: server_address().pattern,
+                },
+                long: Section(server),
+                what: "HOST:PORT of a server, or a mapping with its `address`",
+            },
+            of: "servers",
+            empty: false,
+        },
+    );
+    let health = f.section("health", "How servers are checked. Left out: a connection is opened.", health);
+    let upstream = f.section("upstream", "How servers are reached.", upstream);
+    f.later(&["sticky", "discovery", "ejection", "panic_below", "queue", "slow_start"]);
+    let (places, servers) = placed(servers?);
+    check_servers(f, &servers, &places);
+    Some(PoolDraft {
+        pool: Pool {
+            name: f.own_name(),
+            balance: balance?,
+            hash: hash?,
+            servers,
+            health: health?,
+            upstream: upstream?,
+        },
+        places,
+    })
+}
+
+const POLICIES: &[(&str, Policy)] = &[
+    ("least-load", Policy::LeastLoad),
+    ("least-connections", Policy::LeastConnections),
+    ("power-of-two", Policy::PowerOfTwo),
+    ("round-robin", Policy::RoundRobin),
+    ("random", Policy::Random),
+    ("hash", Policy::Hash),
+];
+
+/// Two servers of one name would share one count; two of one address would get twice the load.
+fn check_servers(f: &mut Fields<'_>, servers: &[Server], places: &[usize]) {
+    let mut names: HashMap<&str, usize> = HashMap::new();
+    let mut addresses: HashMap<&Address, usize> = HashMap::new();
+    for (server, place) in servers.iter().zip(places) {
+        let at = ["servers".into(), (*place).into()];
+        if let Some(first) = addresses.get(&server.address) {
+            f.problem(
+                &at,
+                format!(
+                    "`{}` is the address of servers[{first}] too: remove one (a greater `weight` gives a server more requests)",
+                    server.address
+                ),
+            );
+        } else if let Some(first) = names.get(server.name.as_str()) {
+            f.problem(&at, format!("`{}` is the name of servers[{first}] too: give each its own", server.name));
+        }
+        addresses.entry(&server.address).or_insert(*place);
+        names.entry(&server.name).or_insert(*place);
+    }
+}
+
+impl Server {
+    fn at(address: Address) -> Self {
+        Self { name: address.to_string(), address, weight: 1, priority: 0 }
+    }
+}
+
+fn server(f: &mut Fields<'_>) -> Option<Server> {
+    let name = f.optional("name", "Unique in the pool. Default: HOST:PORT.", name());
+    let address = f.required("address", "HOST:PORT; a name is resolved again every 30 s.", server_address());
+    let weight =
+        f.default("weight", "A server of weight 2 gets twice the requests of one of weight 1.", whole(1, 1000), 1);
+    let priority = f.default("priority", "0 serves first; others only while nobody before them can.", whole(0, 100), 0);
+    f.later(&["max_in_flight"]);
+    let plain = Server::at(address?);
+    Some(Server { name: name.unwrap_or(plain.name), address: plain.address, weight: weight?, priority: priority? })
+}
+
+fn hash(f: &mut Fields<'_>) -> Option<HashKey> {
+    f.default(
+        "on",
+        "What identifies a client: `client_ip`, `{ header: NAME }` or `{ cookie: NAME }`.",
+        ShortOr {
+            short: Parsed {
+                what: "`client_ip`",
+                pattern: "^client_ip$",
+                parse: |text| match text {
+                    "client_ip" => Ok(HashKey::ClientIp),
+                    _ => Err("is none of `client_ip`, `{ header: NAME }` and `{ cookie: NAME }`: write one of these"
+                        .to_owned()),
+                },
+            },
+            long: Section(hash_on),
+            what: "`client_ip`, `{ header: NAME }` or `{ cookie: NAME }`",
+        },
+        "client_ip",
+    )
+}
+
+fn hash_on(f: &mut Fields<'_>) -> Option<HashKey> {
+    let header = f.optional(
+        "header",
+        "Name of a request header.",
+        Parsed { what: "the name of a header", pattern: "", parse: header_name },
+    );
+    let cookie = f.optional(
+        "cookie",
+        "Name of a cookie.",
+        Parsed { what: "the name of a cookie", pattern: "", parse: cookie_name },
+    );
+    if f.given("header") == f.given("cookie") {
+        f.problem(&[], "needs one of `header` and `cookie`");
+    }
+    header.map(HashKey::Header).or_else(|| cookie.map(HashKey::Cookie))
+}
+
+fn upstream(f: &mut Fields<'_>) -> Option<Upstream> {
+    let connect_timeout = f.default("connect_timeout", "Until the connection stands.", span(), "1s");
+    let idle = f.default(
+        "idle",
+        "An unused connection is closed after this; keep it below the servers' own keepalive.",
+        span(),
+        "30s",
+    );
+    let idle_max = f.default("idle_max", "Unused connections kept for the pool.", count(0, 65_536), 1024);
+    f.later(&["protocol", "tls"]);
+    Some(Upstream { connect_timeout: connect_timeout?, idle: idle?, idle_max: idle_max? })
+}

@@ -1,0 +1,112 @@
+//! The whole file: its top-level keys, and its schema.
+
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+use super::fields::Fields;
+use super::kind::{Kind, List, Named, Section, count, whole};
+use super::listener::{Listener, listener};
+use super::pool::{PoolDraft, pool};
+use super::problem::Findings;
+use super::process::{AccessLog, Admin, Log, Shutdown, access_log, admin, log, shutdown};
+use super::route::{RouteDraft, route};
+use super::tree::Node;
+use super::units::{check_name, network};
+use super::{Config, check};
+
+/// What was read before the sections are checked against each other. Gaps are where a problem was noted.
+pub(super) struct Draft {
+    pub(super) listeners: Vec<Option<Listener>>,
+    pub(super) routes: Vec<Option<RouteDraft>>,
+    pub(super) pools: Vec<(String, Option<PoolDraft>)>,
+    pub(super) admin: Option<Admin>,
+    trusted_proxies: Vec<Option<IpNet>>,
+    log: Log,
+    access_log: Option<AccessLog>,
+    shutdown: Shutdown,
+    threads: usize,
+}
+
+/// Reads and checks everything. None only after a problem was noted.
+pub(super) fn read(root: &Node, found: &mut Findings) -> Option<Config> {
+    let draft = match root {
+        Node::Null => {
+            found.add("is empty: it needs at least `version`, `listeners` and `pools`");
+            return None;
+        }
+        node => Section(draft).read(node, found)?,
+    };
+    check::across(&draft, found);
+    Some(Config {
+        listeners: draft.listeners.into_iter().flatten().collect(),
+        trusted_proxies: draft.trusted_proxies.into_iter().flatten().collect(),
+        routes: draft.routes.into_iter().flatten().map(|draft| draft.route).collect(),
+        pools: draft.pools.into_iter().filter_map(|(_, draft)| Some(draft?.pool)).collect(),
+        admin: draft.admin,
+        log: draft.log,
+        access_log: draft.access_log,
+        shutdown: draft.shutdown,
+        threads: draft.threads,
+    })
+}
+
+fn draft(f: &mut Fields<'_>) -> Option<Draft> {
+    f.required("version", "Of this format; always 1.", whole(1, 1));
+    let listeners = f.required(
+        "listeners",
+        "Where clients connect.",
+        List { item: Section(listener), of: "listeners", empty: false },
+    );
+    let trusted_proxies = f.default(
+        "trusted_proxies",
+        "Networks of peers whose `X-Forwarded-*` headers are believed.",
+        List { item: network(), of: "networks", empty: true },
+        json!([]),
+    );
+    let routes = f.default(
+        "routes",
+        "Which requests go where; the most specific match wins. None: everything goes to the only pool.",
+        List { item: Section(route), of: "routes", empty: true },
+        json!([]),
+    );
+    let pools = f.required(
+        "pools",
+        "Servers that do the same work, by name of the pool.",
+        Named { value: Section(pool), of: "pools", empty: false, check: check_name },
+    );
+    let admin = f.optional("admin", "The admin listener. Left out: there is none.", Section(admin));
+    let log = f.section("log", "The process's own log, on standard error.", log);
+    let access_log =
+        f.optional("access_log", "The log of requests. Left out: they are not logged.", Section(access_log));
+    let shutdown = f.section("shutdown", "How the process ends.", shutdown);
+    let threads = f.default("threads", "Worker threads of the proxy; 0: one per core.", count(0, 1024), 0);
+    f.later(&["runtime_dir", "redis"]);
+    Some(Draft {
+        // What is missing or bad has been noted: go on with the rest of it.
+        listeners: listeners.unwrap_or_default(),
+        trusted_proxies: trusted_proxies.unwrap_or_default(),
+        routes: routes.unwrap_or_default(),
+        pools: pools.unwrap_or_default(),
+        admin,
+        log: log?,
+        access_log,
+        shutdown: shutdown?,
+        threads: threads?,
+    })
+}
+
+/// JSON Schema (2020-12) of the configuration file, for editors.
+pub fn schema() -> Value {
+    let mut schema = Section(draft).schema();
+    schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
+    schema["title"] = json!("Fairlead");
+    schema["description"] = json!("Configuration of the Fairlead load balancer.");
+    schema["$defs"] = json!({
+        "variable": {
+            "description": "Text with a variable of the environment: ${NAME} or ${NAME:-DEFAULT}.",
+            "type": "string",
+            "pattern": "\\$\\{[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?\\}",
+        }
+    });
+    schema
+}

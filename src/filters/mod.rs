@@ -1,0 +1,5 @@
+//! What is read from and changed in the headers of a request or response on its way through.
+
+pub mod client;
+pub mod hop_by_hop;
+pub mod request_id;

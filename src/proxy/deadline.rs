@@ -1,0 +1,248 @@
+//! Deadlines for response headers, which Pingora does not have: its read timeout is fixed when an attempt starts and
+//! applies to the body too, so a short one would cut streams that pause.
+//!
+//! Each attempt that waits for its header is entered here with the descriptor of its connection. One task looks over
+//! all entries every [`TICK`]; where the time is over it shuts the connection down, and Pingora sees it closed.
+//!
+//! A descriptor is only a number: when the attempt ends on its own at the same moment, the number may already mean
+//! another connection. So the task first has the kernel duplicate it (through a pair of Unix sockets, which needs no
+//! unsafe code), compares both addresses of the duplicate with those that were entered, and shuts down only the
+//! duplicate. Entries are kept in shards, each with a short lock, so that worker threads do not wait for each other.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{self, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockaddrStorage};
+
+/// How late a deadline may be noticed.
+pub const TICK: Duration = Duration::from_millis(20);
+const SHARDS: usize = 16;
+
+/// All attempts that wait for a response header.
+#[derive(Debug)]
+pub struct Deadlines {
+    shards: [Shard; SHARDS],
+}
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Shard(Mutex<Entries>);
+
+#[derive(Debug, Default)]
+struct Entries {
+    slots: Vec<Option<Entry>>,
+    free: Vec<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    at: Instant,
+    socket: Socket,
+    fired: bool,
+}
+
+/// A connection, as it was when it was entered.
+#[derive(Clone, Copy, Debug)]
+pub struct Socket {
+    /// Its descriptor.
+    pub fd: RawFd,
+    /// Our end.
+    pub local: SocketAddr,
+    /// The server's end.
+    pub peer: SocketAddr,
+}
+
+/// The place of an entry. Must be given back with [`Deadlines::disarm`].
+#[derive(Debug)]
+pub struct Ticket {
+    shard: usize,
+    slot: usize,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Deadlines { shards: std::array::from_fn(|_| Shard::default()) }
+    }
+}
+
+impl Deadlines {
+    /// From `at` on, the connection will be shut down.
+    pub fn arm(&self, at: Instant, socket: Socket) -> Ticket {
+        let shard = this_thread();
+        let mut entries = self.lock(shard);
+        let entry = Some(Entry { at, socket, fired: false });
+        let slot = match entries.free.pop() {
+            Some(slot) => {
+                entries.slots[slot] = entry;
+                slot
+            }
+            None => {
+                entries.slots.push(entry);
+                entries.slots.len() - 1
+            }
+        };
+        Ticket { shard, slot }
+    }
+
+    /// Moves a deadline, unless it is over already.
+    pub fn postpone(&self, ticket: &Ticket, at: Instant) {
+        if let Some(Some(entry)) = self.lock(ticket.shard).slots.get_mut(ticket.slot) {
+            entry.at = at;
+        }
+    }
+
+    /// Takes the entry out. True if the deadline was over and the connection has been shut down.
+    pub fn disarm(&self, ticket: Ticket) -> bool {
+        let mut entries = self.lock(ticket.shard);
+        let entry = entries.slots.get_mut(ticket.slot).and_then(Option::take);
+        entries.free.push(ticket.slot);
+        entry.is_some_and(|entry| entry.fired)
+    }
+
+    /// Looks over all entries for ever.
+    pub async fn watch(&self) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            self.sweep(Instant::now());
+        }
+    }
+
+    /// Shuts down every connection whose time is over at `now`.
+    pub fn sweep(&self, now: Instant) {
+        for shard in 0..SHARDS {
+            let mut entries = self.lock(shard);
+            for entry in entries.slots.iter_mut().flatten() {
+                if !entry.fired && entry.at <= now {
+                    entry.fired = true;
+                    // The lock is held: the attempt cannot be disarmed and its connection pooled in between.
+                    if let Err(error) = shut_down(&entry.socket) {
+                        log::debug!(error = error.to_string(); "deadline_socket_gone");
+                    }
+                }
+            }
+        }
+    }
+
+    fn lock(&self, shard: usize) -> std::sync::MutexGuard<'_, Entries> {
+        self.shards[shard % SHARDS].0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Each thread keeps to one shard.
+fn this_thread() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static SHARD: usize = NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS;
+    }
+    SHARD.with(|shard| *shard)
+}
+
+fn shut_down(socket: &Socket) -> nix::Result<()> {
+    let duplicate = duplicate(socket.fd)?;
+    let same = address(socket::getsockname(duplicate)) == Some(socket.local)
+        && address(socket::getpeername(duplicate)) == Some(socket.peer);
+    let result = if same { socket::shutdown(duplicate, Shutdown::Both) } else { Err(nix::Error::EBADF) };
+    nix::unistd::close(duplicate)?;
+    result
+}
+
+/// A second descriptor of the same open socket, made by the kernel.
+fn duplicate(fd: RawFd) -> nix::Result<RawFd> {
+    let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().map_err(|_| nix::Error::EMFILE)?;
+    let payload = [std::io::IoSlice::new(b"x")];
+    let rights = [ControlMessage::ScmRights(&[fd])];
+    socket::sendmsg::<()>(ours.as_raw_fd(), &payload, &rights, MsgFlags::empty(), None)?;
+    let mut byte = [0u8; 1];
+    let mut room = [std::io::IoSliceMut::new(&mut byte)];
+    let mut space = nix::cmsg_space!(RawFd);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let message = socket::recvmsg::<()>(theirs.as_raw_fd(), &mut room, Some(&mut space), flags)?;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(descriptors) = control {
+            return descriptors.first().copied().ok_or(nix::Error::EBADF);
+        }
+    }
+    Err(nix::Error::EBADF)
+}
+
+fn address(found: nix::Result<SockaddrStorage>) -> Option<SocketAddr> {
+    let found = found.ok()?;
+    let v4 = found.as_sockaddr_in().map(|v4| SocketAddr::from((v4.ip(), v4.port())));
+    v4.or_else(|| found.as_sockaddr_in6().map(|v6| SocketAddr::from((v6.ip(), v6.port()))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+
+    fn pair() -> (TcpStream, TcpStream, Socket) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        let socket =
+            Socket { fd: near.as_raw_fd(), local: near.local_addr().unwrap(), peer: near.peer_addr().unwrap() };
+        (near, far, socket)
+    }
+
+    #[test]
+    fn only_a_deadline_that_is_over_shuts_its_connection_down() {
+        let deadlines = Deadlines::default();
+        let now = Instant::now();
+        let (mut late, _far_late, late_socket) = pair();
+        let (in_time, _far_in_time, in_time_socket) = pair();
+        let first = deadlines.arm(now + Duration::from_secs(1), late_socket);
+        let second = deadlines.arm(now + Duration::from_secs(3), in_time_socket);
+        deadlines.sweep(now + Duration::from_secs(2));
+        assert_eq!(late.read(&mut [0; 8]).unwrap(), 0, "the connection is at its end");
+        in_time.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        assert!((&in_time).read(&mut [0; 8]).is_err(), "the other is still open");
+        assert!(deadlines.disarm(first));
+        assert!(!deadlines.disarm(second));
+    }
+
+    #[test]
+    fn a_postponed_deadline_waits() {
+        let deadlines = Deadlines::default();
+        let now = Instant::now();
+        let (_near, _far, socket) = pair();
+        let ticket = deadlines.arm(now, socket);
+        deadlines.postpone(&ticket, now + Duration::from_secs(5));
+        deadlines.sweep(now + Duration::from_secs(4));
+        assert!(!deadlines.disarm(ticket));
+    }
+
+    #[test]
+    fn a_descriptor_that_means_another_connection_now_is_left_alone() {
+        let deadlines = Deadlines::default();
+        let now = Instant::now();
+        let (other, _far, other_socket) = pair();
+        let (_gone, _far_gone, gone_socket) = pair();
+        let ticket = deadlines.arm(now, Socket { fd: other_socket.fd, ..gone_socket });
+        deadlines.sweep(now);
+        other.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        assert!((&other).read(&mut [0; 8]).is_err(), "still open");
+        assert!(deadlines.disarm(ticket), "the attempt is over all the same");
+        let ticket = deadlines.arm(now, Socket { fd: 1_000_000, ..gone_socket });
+        deadlines.sweep(now);
+        assert!(deadlines.disarm(ticket));
+    }
+
+    #[test]
+    fn slots_are_used_again() {
+        let deadlines = Deadlines::default();
+        let (_near, _far, socket) = pair();
+        for _ in 0..100 {
+            let ticket = deadlines.arm(Instant::now(), socket);
+            deadlines.disarm(ticket);
+        }
+        let slots: usize = (0..SHARDS).map(|shard| deadlines.lock(shard).slots.len()).sum();
+        assert_eq!(slots, 1);
+    }
+}

@@ -1,0 +1,351 @@
+//! The life of a request, one short method a phase. Pingora calls them in this order:
+//!
+//! ```text
+//! request_filter            who is the client, which route and pool        → or a refusal
+//! ┌ upstream_peer           the choice; the lease is taken                   (once per attempt)
+//! │ connected_to_upstream   from here the response deadline is watched
+//! │ upstream_request_filter what the server is told about the client
+//! │ request_body_filter     …
+//! │ upstream_response_filter the header is there
+//! └ response_filter         what the client is told
+//! logging                   the lease goes back; metrics and access log
+//! ```
+//!
+//! A failure goes to `fail_to_connect` or `error_while_proxy`, which decide whether there is another attempt, and
+//! from there to `fail_to_proxy`, which answers.
+
+pub mod app;
+mod context;
+pub mod deadline;
+mod record;
+mod refusal;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::Version;
+use http::header::{HOST, UPGRADE};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
+use pingora::protocols::Digest;
+use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorType, Result};
+
+pub use self::context::Context;
+pub use self::refusal::Refusal;
+
+use crate::balance::{Policy, hash_key};
+use crate::config::HashKey;
+use crate::filters::{client, hop_by_hop, request_id};
+use crate::node::Node;
+use crate::proxy::deadline::{Socket, TICK};
+use crate::routing;
+use crate::upstream::Pool;
+
+/// Attempts that a connection which cannot be made may cost: one, and one on another server.
+const CONNECT_ATTEMPTS: usize = 2;
+/// Attempts in all: a pooled connection may turn out to be closed besides.
+const ATTEMPTS: u32 = 3;
+
+/// The proxy of one node.
+pub struct Proxy {
+    node: Arc<Node>,
+}
+
+impl Proxy {
+    /// The proxy of `node`.
+    pub fn new(node: Arc<Node>) -> Self {
+        Proxy { node }
+    }
+
+    /// Answers a request that cannot be passed on.
+    async fn refuse(&self, session: &mut Session, ctx: &mut Context, refusal: Refusal) -> Result<bool> {
+        self.answer(session, ctx, refusal).await?;
+        Ok(true)
+    }
+
+    async fn answer(&self, session: &mut Session, ctx: &mut Context, refusal: Refusal) -> Result<()> {
+        ctx.failure = Some(refusal);
+        self.node.metrics.refused.with_label_values(&[refusal.name()]).inc();
+        refusal::write(session, refusal, ctx.request_id.as_ref()).await
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Proxy {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context::new(&self.node)
+    }
+
+    /// None: Pingora's default allocates a compression module for each request.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        let peer = session.client_addr().and_then(|address| address.as_inet()).copied();
+        let local = session.server_addr().and_then(|address| address.as_inet()).copied();
+        let snapshot = ctx.snapshot.clone();
+        let listener = snapshot.listener(local);
+        if let Some(listener) = listener {
+            let timeouts = listener.timeouts;
+            session.set_read_timeout(Some(timeouts.body));
+            session.set_write_timeout(Some(timeouts.write));
+            // Pingora forgets the keepalive timeout after a connection's first request.
+            let draining = self.node.lifecycle.is_draining();
+            if !draining && session.get_keepalive().is_some() {
+                session.set_keepalive(Some(timeouts.keepalive.as_secs().max(1)));
+            }
+        }
+        session.set_pipelining_enabled(true);
+
+        let request = session.req_header();
+        let unknown = || std::net::SocketAddr::from(([0, 0, 0, 0], 0));
+        let client = client::identify(peer.unwrap_or_else(unknown), &request.headers, &snapshot);
+        ctx.request_id = Some(request_id::of(&request.headers, client.trusted));
+        ctx.client = Some(client);
+        ctx.upgrade = request.headers.contains_key(UPGRADE);
+
+        let host = host_of(request);
+        if host.is_none() && request.version == Version::HTTP_11 {
+            return self.refuse(session, ctx, Refusal::BadRequest).await;
+        }
+        let route = snapshot.routes.find(&routing::Request {
+            listener: listener.map_or("", |listener| listener.name.as_str()),
+            host: host.unwrap_or_default(),
+            path: request.uri.path(),
+            headers: &request.headers,
+        });
+        let Some((route, target)) = route.and_then(|route| Some((route, route.draw()?))) else {
+            return self.refuse(session, ctx, Refusal::NoRoute).await;
+        };
+        ctx.key = hash_of(&target.pool, request, client.address);
+        if ctx.upgrade {
+            session.set_read_timeout(route.timeouts.websocket_idle);
+        }
+        ctx.deadline = route.timeouts.response.map(|limit| ctx.started + limit);
+        ctx.route = Some(route.clone());
+        ctx.target = Some(target.clone());
+        Ok(false)
+    }
+
+    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+        ctx.end_attempt(None);
+        let (Some(route), Some(target)) = (&ctx.route, &ctx.target) else {
+            return fail(ctx, Refusal::Internal);
+        };
+        let timeouts = route.timeouts;
+        let chosen = target.pool.choose(&ctx.tried, ctx.key).cloned();
+        let Some((server, mut peer)) = chosen.and_then(|server| Some((server.peer()?, server)).map(|(p, s)| (s, p)))
+        else {
+            let refusal = ctx.failure.unwrap_or(Refusal::NoServer);
+            return fail(ctx, refusal);
+        };
+        let idle = if ctx.upgrade { timeouts.websocket_idle } else { timeouts.idle };
+        peer.options.read_timeout = idle;
+        peer.options.write_timeout = idle;
+        if let Some(left) = ctx.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+            for limit in [&mut peer.options.connection_timeout, &mut peer.options.total_connection_timeout] {
+                *limit = limit.map(|limit| limit.min(left.max(TICK)));
+            }
+        }
+        ctx.failure = None;
+        ctx.begin_attempt(&server);
+        Ok(peer)
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        peer: &HttpPeer,
+        fd: std::os::unix::io::RawFd,
+        digest: Option<&Digest>,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        let local = digest.and_then(|d| d.socket_digest.as_ref()?.local_addr()?.as_inet().copied());
+        if let (Some(local), Some(peer)) = (local, peer._address.as_inet()) {
+            ctx.watch(Socket { fd, local, peer: *peer });
+        }
+        Ok(())
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        if let Some(client) = &ctx.client {
+            let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+            client::forward(request, client, tls)?;
+        }
+        if let Some(id) = &ctx.request_id {
+            request.insert_header(request_id::NAME, id.clone())?;
+        }
+        Ok(())
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        if body.as_ref().is_some_and(|chunk| !chunk.is_empty())
+            && let Some(limit) = ctx.route.as_ref().and_then(|route| route.timeouts.response)
+        {
+            ctx.postpone(Instant::now() + limit);
+        }
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        let status = response.status.as_u16();
+        let is_final = status >= 200 || status == 101;
+        if is_final && !ctx.header_arrived(status) {
+            return fail(ctx, Refusal::ResponseTimeout);
+        }
+        if response.headers.contains_key(refusal::HEADER) {
+            response.remove_header(&refusal::HEADER);
+        }
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        hop_by_hop::strip(response);
+        if let Some(id) = &ctx.request_id {
+            response.insert_header(request_id::NAME, id.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Nothing was sent: any request may go to another server.
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut Context,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        ctx.end_attempt(Some(Refusal::ConnectFailed));
+        let in_time = ctx.deadline.is_none_or(|deadline| Instant::now() < deadline);
+        ctx.failure = Some(if in_time { Refusal::ConnectFailed } else { Refusal::ResponseTimeout });
+        let (Some(target), Some(server)) = (&ctx.target, &ctx.server) else { return error };
+        ctx.tried.extend(target.pool.index_of(server));
+        let again = in_time
+            && ctx.tried.len() < CONNECT_ATTEMPTS
+            && ctx.attempts < ATTEMPTS
+            && target.pool.has_other(&ctx.tried);
+        if again {
+            self.count_retry(&target.pool, "connect");
+        }
+        error.set_retry(again);
+        error
+    }
+
+    /// Something was sent: only a request that may be repeated goes out again, and only when a connection from the
+    /// pool turned out to be closed already.
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        ctx: &mut Context,
+        reused: bool,
+    ) -> Box<Error> {
+        let mut error = error.more_context(format!("Peer: {peer}"));
+        let failure = if ctx.disarm() { Refusal::ResponseTimeout } else { ctx.failure.unwrap_or(Refusal::of(&error)) };
+        ctx.end_attempt(Some(failure));
+        ctx.failure = Some(failure);
+        let repeatable = failure == Refusal::UpstreamReset
+            && session.req_header().method.is_idempotent()
+            && !session.as_ref().retry_buffer_truncated()
+            && session.response_written().is_none()
+            && ctx.attempts < ATTEMPTS;
+        if repeatable {
+            error.retry.decide_reuse(reused);
+        } else {
+            error.set_retry(false);
+        }
+        if error.retry()
+            && let Some(target) = &ctx.target
+        {
+            self.count_retry(&target.pool, "reset");
+        }
+        error
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
+        let refusal = *ctx.failure.get_or_insert(Refusal::of(error));
+        let nobody_listens = refusal == Refusal::ClientGone || session.response_written().is_some();
+        if nobody_listens {
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        }
+        let written = self.answer(session, ctx, refusal).await.is_ok();
+        let can_reuse_downstream = written && session.as_mut().is_body_done() && refusal != Refusal::BadRequest;
+        FailToProxy { error_code: refusal.status().as_u16(), can_reuse_downstream }
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
+        self.record(session, error, ctx);
+    }
+
+    /// The access log and the metrics tell it.
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Context, _error: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Context, _: &Error, _: ProxyWarnLogContext) -> bool {
+        true
+    }
+}
+
+impl Proxy {
+    fn count_retry(&self, pool: &Pool, reason: &str) {
+        self.node.metrics.retries.with_label_values(&[pool.config.name.as_str(), reason]).inc();
+    }
+}
+
+/// Ends a request with a refusal that `fail_to_proxy` will write.
+fn fail<T>(ctx: &mut Context, refusal: Refusal) -> Result<T> {
+    ctx.failure = Some(refusal);
+    Error::e_explain(ErrorType::HTTPStatus(refusal.status().as_u16()), refusal.name())
+}
+
+/// The host a request is for: the authority of its target (HTTP/2, absolute form) or its Host header.
+fn host_of(request: &RequestHeader) -> Option<&str> {
+    let header = || request.headers.get(HOST).and_then(|host| host.to_str().ok());
+    request.uri.authority().map(|authority| authority.as_str()).or_else(header)
+}
+
+/// What `balance: hash` hashes; a request without the header or cookie counts by its client.
+fn hash_of(pool: &Pool, request: &RequestHeader, client: std::net::IpAddr) -> u64 {
+    if pool.config.balance != Policy::Hash {
+        return 0;
+    }
+    let found = match &pool.config.hash {
+        HashKey::ClientIp => None,
+        HashKey::Header(name) => request.headers.get(name).map(|value| value.as_bytes()),
+        HashKey::Cookie(name) => routing::cookie(&request.headers, name).map(str::as_bytes),
+    };
+    match (found, client) {
+        (Some(bytes), _) => hash_key(bytes),
+        (None, std::net::IpAddr::V4(v4)) => hash_key(&v4.octets()),
+        (None, std::net::IpAddr::V6(v6)) => hash_key(&v6.octets()),
+    }
+}

@@ -1,0 +1,155 @@
+//! Responses that Fairlead makes itself. Each has one name, which stands in the header `fairlead-error`, in the
+//! access log and in the metric's label.
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{Method, StatusCode};
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+use pingora::{Error, ErrorSource, ErrorType, Result};
+
+use crate::filters::request_id;
+use crate::upstream::server::Outcome;
+
+/// The header that names a refusal. Removed from what servers answer, so that it always speaks of Fairlead.
+pub const HEADER: HeaderName = HeaderName::from_static("fairlead-error");
+
+/// Why Fairlead answered itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The request is not one that can be passed on.
+    BadRequest,
+    /// No route matches.
+    NoRoute,
+    /// The client took too long to send its body.
+    SlowBody,
+    /// No server of the pool may be chosen.
+    NoServer,
+    /// No connection to a server could be made.
+    ConnectFailed,
+    /// The server closed the connection before it answered.
+    UpstreamReset,
+    /// What the server answered is not HTTP.
+    UpstreamInvalid,
+    /// No response header within the route's `response`.
+    ResponseTimeout,
+    /// The server was silent for longer than the route's `idle`.
+    IdleTimeout,
+    /// The client left; nobody sees this one but the logs.
+    ClientGone,
+    /// A mistake of ours.
+    Internal,
+}
+
+impl Refusal {
+    /// The one name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Refusal::BadRequest => "bad-request",
+            Refusal::NoRoute => "no-route",
+            Refusal::SlowBody => "slow-body",
+            Refusal::NoServer => "no-server",
+            Refusal::ConnectFailed => "connect-failed",
+            Refusal::UpstreamReset => "upstream-reset",
+            Refusal::UpstreamInvalid => "upstream-invalid",
+            Refusal::ResponseTimeout => "response-timeout",
+            Refusal::IdleTimeout => "idle-timeout",
+            Refusal::ClientGone => "client-gone",
+            Refusal::Internal => "internal",
+        }
+    }
+
+    /// The status that the client sees; 499, by convention, when it is gone.
+    pub fn status(self) -> StatusCode {
+        let code = match self {
+            Refusal::BadRequest => 400,
+            Refusal::NoRoute => 404,
+            Refusal::SlowBody => 408,
+            Refusal::ClientGone => 499,
+            Refusal::Internal => 500,
+            Refusal::ConnectFailed | Refusal::UpstreamReset | Refusal::UpstreamInvalid => 502,
+            Refusal::NoServer => 503,
+            Refusal::ResponseTimeout | Refusal::IdleTimeout => 504,
+        };
+        StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// What a failed request comes to, by who failed and how.
+    pub fn of(error: &Error) -> Refusal {
+        match (error.esource(), error.etype()) {
+            (ErrorSource::Downstream, ErrorType::ReadTimedout) => Refusal::SlowBody,
+            (
+                ErrorSource::Downstream,
+                ErrorType::ReadError | ErrorType::WriteError | ErrorType::WriteTimedout | ErrorType::ConnectionClosed,
+            ) => Refusal::ClientGone,
+            (ErrorSource::Downstream, _) => Refusal::BadRequest,
+            (ErrorSource::Upstream, kind) => match kind {
+                ErrorType::ConnectTimedout
+                | ErrorType::ConnectRefused
+                | ErrorType::ConnectNoRoute
+                | ErrorType::ConnectError
+                | ErrorType::BindError
+                | ErrorType::SocketError => Refusal::ConnectFailed,
+                ErrorType::ReadTimedout | ErrorType::WriteTimedout => Refusal::IdleTimeout,
+                ErrorType::InvalidHTTPHeader | ErrorType::H1Error | ErrorType::H2Error | ErrorType::InvalidH2 => {
+                    Refusal::UpstreamInvalid
+                }
+                _ => Refusal::UpstreamReset,
+            },
+            (ErrorSource::Internal | ErrorSource::Unset, _) => Refusal::Internal,
+        }
+    }
+
+    /// What it says about the server that was tried.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Refusal::ConnectFailed => Outcome::ConnectFailed,
+            Refusal::UpstreamReset => Outcome::Reset,
+            Refusal::UpstreamInvalid => Outcome::Invalid,
+            Refusal::ResponseTimeout | Refusal::IdleTimeout => Outcome::Timeout,
+            _ => Outcome::Cancelled,
+        }
+    }
+}
+
+/// Answers a request. A connection whose request body was not read to its end is closed afterwards: what follows on
+/// it is not a request.
+///
+/// # Errors
+/// The client is gone.
+pub async fn write(session: &mut Session, refusal: Refusal, request_id: Option<&HeaderValue>) -> Result<()> {
+    let text = format!("{} {}\n", refusal.status().as_u16(), refusal.name());
+    let mut response = ResponseHeader::build(refusal.status(), Some(5))?;
+    response.insert_header(CONTENT_TYPE, "text/plain")?;
+    response.insert_header(CONTENT_LENGTH, text.len())?;
+    response.insert_header(HEADER, refusal.name())?;
+    if let Some(id) = request_id {
+        response.insert_header(request_id::NAME, id.clone())?;
+    }
+    if !session.as_mut().is_body_done() {
+        session.set_keepalive(None);
+    }
+    let has_body = session.req_header().method != Method::HEAD;
+    session.write_response_header(Box::new(response), !has_body).await?;
+    if has_body {
+        session.write_response_body(Some(Bytes::from(text)), true).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_failed_and_how_decides() {
+        let upstream = |kind| Error::new_up(kind);
+        assert_eq!(Refusal::of(&upstream(ErrorType::ConnectRefused)), Refusal::ConnectFailed);
+        assert_eq!(Refusal::of(&upstream(ErrorType::ReadTimedout)), Refusal::IdleTimeout);
+        assert_eq!(Refusal::of(&upstream(ErrorType::ConnectionClosed)), Refusal::UpstreamReset);
+        assert_eq!(Refusal::of(&upstream(ErrorType::InvalidHTTPHeader)), Refusal::UpstreamInvalid);
+        assert_eq!(Refusal::of(&Error::new_down(ErrorType::WriteError)), Refusal::ClientGone);
+        assert_eq!(Refusal::of(&Error::new_down(ErrorType::ReadTimedout)), Refusal::SlowBody);
+        assert_eq!(Refusal::of(&Error::new_in(ErrorType::InternalError)), Refusal::Internal);
+    }
+}

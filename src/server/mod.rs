@@ -1,0 +1,101 @@
+//! The composition root: from a configuration to running services, and how they start and end.
+//!
+//! Start: sockets are bound (a taken port ends the process at once) → pools are checked once → listeners accept →
+//! ready. End: see [`shutdown`].
+
+mod edge;
+mod listeners;
+mod pools;
+mod shutdown;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use pingora::proxy::HttpProxy;
+use pingora::server::configuration::ServerConf;
+use pingora::server::{RunArgs, Server};
+use pingora::services::background::background_service;
+
+use crate::admin;
+use crate::config::Config;
+use crate::node::{Lifecycle, Node};
+use crate::observe::access_log::AccessLog;
+use crate::observe::metrics::Metrics;
+use crate::proxy::Proxy;
+use crate::proxy::app::EdgeApp;
+use crate::snapshot::Snapshot;
+
+pub use listeners::StartError;
+
+/// Pingora's own bound on attempts. Ours are lower; 0 would mean that nothing is ever proxied.
+const MAX_RETRIES: usize = 16;
+
+/// A node whose sockets are bound and that has not started yet.
+pub struct Prepared {
+    node: Arc<Node>,
+    listeners: Vec<listeners::Bound>,
+    admin: Option<admin::Bound>,
+    config: Config,
+}
+
+impl Prepared {
+    /// What the node's parts share; for whoever wants to look into it.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+}
+
+/// Binds all sockets and opens all files, so that whatever can fail at a start fails here.
+///
+/// # Errors
+/// A socket or file that cannot be had, with what to do about it.
+pub fn prepare(config: Config) -> Result<Prepared, StartError> {
+    let listeners = config.listeners.iter().map(listeners::bind).collect::<Result<Vec<_>, _>>()?;
+    let admin = config.admin.as_ref().map(admin::bind).transpose()?;
+    let metrics = Metrics::new().map_err(StartError::Metrics)?;
+    let access_log = match &config.access_log {
+        None => None,
+        Some(settings) => {
+            let opened = AccessLog::open(settings, metrics.access_log_dropped.clone());
+            Some(opened.map_err(|error| StartError::AccessLog { path: settings.path.clone(), error })?)
+        }
+    };
+    let bound: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
+    let node = Arc::new(Node {
+        snapshot: ArcSwap::from_pointee(Snapshot::new(&config, &bound, &metrics)),
+        metrics,
+        access_log,
+        deadlines: Default::default(),
+        lifecycle: Lifecycle::default(),
+    });
+    Ok(Prepared { node, listeners, admin, config })
+}
+
+/// Runs a node until it is told to stop. Ends the process when it has drained.
+pub fn run(prepared: Prepared) {
+    let Prepared { node, listeners, admin, config } = prepared;
+    let mut server = Server::new_with_opt_and_conf(None, pingora_conf(&config));
+
+    let pools = server.add_service(background_service("pools", pools::Pools::new(node.clone())));
+    let mut proxy = HttpProxy::new(Proxy::new(node.clone()), server.configuration.clone());
+    proxy.handle_init_modules();
+    let edge = server.add_service(edge::Edge::new(node.clone(), EdgeApp::new(node.clone(), proxy), listeners));
+    edge.add_dependency(&pools);
+    if let Some(bound) = admin {
+        server.add_service(background_service("admin", admin::Service::new(node.clone(), bound)));
+    }
+    server.run(RunArgs { shutdown_signal: Box::new(shutdown::Orderly::new(node, config.shutdown)) });
+}
+
+fn pingora_conf(config: &Config) -> ServerConf {
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    ServerConf {
+        threads: if config.threads == 0 { cores } else { config.threads },
+        max_retries: MAX_RETRIES,
+        upstream_keepalive_pool_size: config.pools.iter().map(|pool| pool.upstream.idle_max).sum::<usize>().max(1),
+        // `shutdown` ends the process before Pingora would.
+        grace_period_seconds: Some(config.shutdown.drain.as_secs() + 60),
+        graceful_shutdown_timeout_seconds: Some(0),
+        ..ServerConf::default()
+    }
+}

@@ -1,0 +1,108 @@
+//! The end of a node: unready → `delay` → listeners close, answers say `Connection: close` → requests finish, at
+//! most for `drain` → the process ends at once. A second signal ends it immediately. SIGHUP opens the access log
+//! again.
+//!
+//! Pingora by itself would close the listeners first, sleep through the whole grace period even when idle, and then
+//! cut off what is left.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::Shutdown;
+use crate::node::Node;
+
+/// The longest that the last lines of the access log may take.
+const FLUSH: Duration = Duration::from_secs(1);
+
+pub struct Orderly {
+    node: Arc<Node>,
+    config: Shutdown,
+}
+
+impl Orderly {
+    pub fn new(node: Arc<Node>, config: Shutdown) -> Self {
+        Orderly { node, config }
+    }
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for Orderly {
+    async fn recv(&self) -> ShutdownSignal {
+        let mut signals = match Signals::new() {
+            Ok(signals) => signals,
+            Err(error) => {
+                log::error!(error = error.to_string(); "cannot_handle_signals");
+                std::future::pending().await
+            }
+        };
+        let name = signals.stop(&self.node).await;
+        self.node.lifecycle.set_draining();
+        let connections = self.node.lifecycle.connections();
+        log::info!(signal = name, connections = connections; "draining");
+        let node = self.node.clone();
+        tokio::spawn(async move {
+            signals.stop(&node).await;
+            log::warn!(connections = node.lifecycle.connections(); "stopped_at_once");
+            end(&node, 1);
+        });
+        tokio::time::sleep(self.config.delay).await;
+        tokio::spawn(drain(self.node.clone(), self.config.drain));
+        ShutdownSignal::GracefulTerminate
+    }
+}
+
+/// Waits until the listeners are closed and the last connection is gone.
+async fn drain(node: Arc<Node>, limit: Duration) {
+    let drained = async {
+        node.lifecycle.closed().await;
+        node.lifecycle.no_connections().await;
+    };
+    match tokio::time::timeout(limit, drained).await {
+        Ok(()) => log::info!("stopped"),
+        Err(_) => log::warn!(connections = node.lifecycle.connections(); "stopped_before_all_was_done"),
+    }
+    end(&node, 0);
+}
+
+fn end(node: &Node, code: i32) -> ! {
+    if let Some(log) = &node.access_log {
+        log.flush(FLUSH);
+    }
+    std::process::exit(code)
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Returns the name of the first signal that asks for the end.
+    async fn stop(&mut self, node: &Node) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hang_up.recv() => {
+                    if let Some(log) = &node.access_log {
+                        log.reopen();
+                    }
+                    log::info!(signal = "SIGHUP"; "access_log_reopened");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What a request sees of the configuration: routes, pools, trusted peers. Made as a whole, replaced as a whole, and
+//! held by a request to its end.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use prometheus::{Histogram, IntCounter};
+
+use crate::config::{self, ClientTimeouts, Config, Match, RouteTimeouts};
+use crate::observe::metrics::{Class, Metrics};
+use crate::routing::RouteTable;
+use crate::upstream::Pool;
+
+/// One consistent set of routes and pools.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Who serves what.
+    pub routes: RouteTable<Arc<Route>>,
+    /// All pools, in the file's order.
+    pub pools: Vec<Arc<Pool>>,
+    listeners: Vec<Listener>,
+    trusted: Vec<IpNet>,
+}
+
+/// A listener as a request sees it.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Where it is bound.
+    pub bound: SocketAddr,
+    /// As configured.
+    pub name: String,
+    /// As configured.
+    pub timeouts: ClientTimeouts,
+}
+
+/// A route with its pools.
+#[derive(Debug)]
+pub struct Route {
+    /// For logs and metrics.
+    pub name: String,
+    /// As configured.
+    pub timeouts: RouteTimeouts,
+    /// Pool and the sum of the shares up to and including it.
+    targets: Vec<(Arc<Target>, u32)>,
+}
+
+/// A pool as one route uses it, with the metrics of the pair.
+#[derive(Debug)]
+pub struct Target {
+    /// Who serves.
+    pub pool: Arc<Pool>,
+    /// `fairlead_requests_total` by class.
+    pub requests: [IntCounter; Class::COUNT],
+    /// `fairlead_request_duration_seconds`.
+    pub duration: Histogram,
+}
+
+impl Route {
+    /// Draws a pool by the route's shares.
+    pub fn draw(&self) -> Option<&Arc<Target>> {
+        if let [(only, _)] = self.targets.as_slice() {
+            return Some(only);
+        }
+        let total = self.targets.last()?.1;
+        let point = fastrand::u32(0..total.max(1));
+        self.targets.iter().find(|(_, upto)| point < *upto).map(|(target, _)| target)
+    }
+}
+
+impl Snapshot {
+    /// Makes pools and routes from a valid configuration. `bound` holds the listeners' addresses, in their order.
+    pub fn new(config: &Config, bound: &[SocketAddr], metrics: &Metrics) -> Self {
+        let pools: Vec<_> = config.pools.iter().map(|pool| Arc::new(Pool::new(pool.clone(), metrics))).collect();
+        let whole = whole_traffic(config);
+        let routes = if config.routes.is_empty() { std::slice::from_ref(&whole) } else { &config.routes };
+        let table = RouteTable::new(
+            routes.iter().map(|route| (route.matches.clone(), Arc::new(make_route(route, &pools, metrics)))),
+        );
+        let listeners = config.listeners.iter().zip(bound);
+        let listeners = listeners
+            .map(|(listener, &bound)| Listener { bound, name: listener.name.clone(), timeouts: listener.timeouts })
+            .collect();
+        Snapshot { routes: table, pools, listeners, trusted: config.trusted_proxies.clone() }
+    }
+
+    /// The listener that a connection to `local` came in by: its own address before a wildcard on its port.
+    pub fn listener(&self, local: Option<SocketAddr>) -> Option<&Listener> {
+        if let [only] = self.listeners.as_slice() {
+            return Some(only);
+        }
+        let local = local?;
+        let exact = self.listeners.iter().find(|listener| listener.bound == local);
+        let wildcard = || {
+            let same_port = self.listeners.iter().filter(|listener| listener.bound.port() == local.port());
+            same_port.min_by_key(|listener| !listener.bound.ip().is_unspecified())
+        };
+        exact.or_else(wildcard)
+    }
+
+    /// Whether a peer's `X-Forwarded-*` headers are believed.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.trusted.iter().any(|net| net.contains(&peer))
+    }
+
+    /// Whether anybody is trusted at all.
+    pub fn trusts_somebody(&self) -> bool {
+        !self.trusted.is_empty()
+    }
+
+    /// A pool by name.
+    pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
+        self.pools.iter().find(|pool| pool.config.name == name)
+    }
+}
+
+/// The route of a file that has none: everything goes to the only pool.
+fn whole_traffic(config: &Config) -> config::Route {
+    let only = config.pools.first().map(|pool| pool.name.clone()).unwrap_or_default();
+    config::Route {
+        name: only.clone(),
+        matches: Match { path_prefix: "/".into(), ..Match::default() },
+        split: vec![config::Share { pool: only, weight: 1 }],
+        timeouts: RouteTimeouts::default(),
+    }
+}
+
+fn make_route(route: &config::Route, pools: &[Arc<Pool>], metrics: &Metrics) -> Route {
+    let mut upto = 0;
+    let mut targets = Vec::new();
+    for share in &route.split {
+        let Some(pool) = pools.iter().find(|pool| pool.config.name == share.pool) else { continue };
+        upto += share.weight;
+        let labels = [route.name.as_str(), pool.config.name.as_str()];
+        let counter = |class: Class| metrics.requests.with_label_values(&[labels[0], labels[1], class.as_str()]);
+        let target = Target {
+            pool: pool.clone(),
+            requests: Class::ALL.map(counter),
+            duration: metrics.duration.with_label_values(&labels),
+        };
+        targets.push((Arc::new(target), upto));
+    }
+    Route { name: route.name.clone(), timeouts: route.timeouts, targets }
+}

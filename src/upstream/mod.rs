@@ -1,0 +1,10 @@
+//! Which servers may be chosen now: membership, addresses, health.
+
+pub mod check;
+pub mod health;
+pub mod pool;
+pub mod resolve;
+pub mod server;
+
+pub use pool::Pool;
+pub use server::Server;

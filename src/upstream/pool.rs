@@ -1,0 +1,189 @@
+//! A pool of servers, and the one place where a server is chosen for a request: [`Pool::choose`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use smallvec::SmallVec;
+
+use crate::balance::{Candidate, Draw, Policy, Ring};
+use crate::config;
+use crate::observe::metrics::Metrics;
+use crate::upstream::Server;
+
+/// Servers that were tried already for one request, by index.
+pub type Tried = SmallVec<[u32; 4]>;
+
+/// Servers that do the same work.
+#[derive(Debug)]
+pub struct Pool {
+    /// Its settings.
+    pub config: config::Pool,
+    /// By priority; a server's place here is its index.
+    pub servers: Vec<Arc<Server>>,
+    ring: Option<Ring>,
+    ticket: AtomicU64,
+    settled: AtomicBool,
+}
+
+impl Pool {
+    /// A pool whose servers have not been checked yet.
+    pub fn new(config: config::Pool, metrics: &Metrics) -> Self {
+        let mut servers: Vec<_> =
+            config.servers.iter().map(|server| Arc::new(Server::new(&config.name, server, metrics))).collect();
+        servers.sort_by_key(|server| server.priority);
+        let ring = (config.balance == Policy::Hash)
+            .then(|| Ring::new(servers.iter().map(|server| (server.name.as_str(), server.weight))));
+        Pool { config, servers, ring, ticket: AtomicU64::new(fastrand::u64(..)), settled: AtomicBool::new(false) }
+    }
+
+    /// **The choice.** Takes the eligible servers of the first tier that has any, leaves out those tried already,
+    /// and lets the pool's policy pick. `key` matters to `hash` only. None: nobody is left.
+    pub fn choose(&self, tried: &[u32], key: u64) -> Option<&Arc<Server>> {
+        let candidates = self.candidates(tried);
+        fastrand_with(|rng| {
+            let mut draw = Draw { rng, ticket: self.next_ticket(), key, ring: self.ring.as_ref() };
+            let place = self.config.balance.pick(&candidates, &mut draw)?;
+            self.servers.get(candidates.get(place)?.index as usize)
+        })
+    }
+
+    /// Whether anybody is left to try.
+    pub fn has_other(&self, tried: &[u32]) -> bool {
+        !self.candidates(tried).is_empty()
+    }
+
+    /// A server's index.
+    pub fn index_of(&self, server: &Arc<Server>) -> Option<u32> {
+        self.servers.iter().position(|other| Arc::ptr_eq(other, server)).map(|i| i as u32)
+    }
+
+    /// True the first time only: to be called when a server has passed a check, or when it was reported that none
+    /// ever did.
+    pub fn settle(&self) -> bool {
+        !self.settled.swap(true, Ordering::Relaxed)
+    }
+
+    fn candidates(&self, tried: &[u32]) -> SmallVec<[Candidate; 16]> {
+        let mut candidates = SmallVec::new();
+        let mut tier = None;
+        for (index, server) in self.servers.iter().enumerate() {
+            let index = index as u32;
+            if tier.is_some_and(|tier| server.priority > tier) {
+                break;
+            }
+            if !server.is_eligible() || tried.contains(&index) {
+                continue;
+            }
+            tier = Some(server.priority);
+            candidates.push(Candidate { index, in_flight: server.in_flight(), weight: server.weight as f32 });
+        }
+        candidates
+    }
+
+    fn next_ticket(&self) -> u64 {
+        // Only turn-taking needs tickets; everybody else is spared the shared cache line.
+        match self.config.balance {
+            Policy::RoundRobin => self.ticket.fetch_add(1, Ordering::Relaxed),
+            _ => 0,
+        }
+    }
+}
+
+fn fastrand_with<T>(run: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
+    thread_local! {
+        static RNG: std::cell::RefCell<fastrand::Rng> = std::cell::RefCell::new(fastrand::Rng::new());
+    }
+    RNG.with_borrow_mut(run)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::Lease;
+
+    fn pool(balance: Policy, servers: &[(&str, u32, u32)]) -> Pool {
+        let config = config::Pool {
+            name: "app".into(),
+            balance,
+            hash: config::HashKey::ClientIp,
+            servers: servers
+                .iter()
+                .map(|&(name, weight, priority)| config::Server {
+                    name: name.into(),
+                    address: config::Address { host: "127.0.0.1".into(), port: 1 },
+                    weight,
+                    priority,
+                })
+                .collect(),
+            health: config::Health {
+                check: config::Check::Tcp,
+                interval: std::time::Duration::from_secs(5),
+                timeout: std::time::Duration::from_secs(1),
+                rise: 2,
+                fall: 3,
+            },
+            upstream: config::Upstream {
+                connect_timeout: std::time::Duration::from_secs(1),
+                idle: std::time::Duration::from_secs(30),
+                idle_max: 10,
+            },
+        };
+        let pool = Pool::new(config, &Metrics::new().unwrap());
+        for server in &pool.servers {
+            server.observe_check(Ok(()), 1, 1);
+        }
+        pool
+    }
+
+    fn take_down(pool: &Pool, name: &str) {
+        let server = pool.servers.iter().find(|s| s.name == name).unwrap();
+        server.observe_check(Err("off".into()), 1, 1);
+    }
+
+    #[test]
+    fn the_least_loaded_is_chosen() {
+        let pool = pool(Policy::LeastLoad, &[("a", 1, 0), ("b", 1, 0)]);
+        let _busy = Lease::take(pool.servers[0].clone());
+        for _ in 0..20 {
+            assert_eq!(pool.choose(&[], 0).unwrap().name, "b");
+        }
+    }
+
+    #[test]
+    fn a_server_that_was_never_checked_is_not_chosen() {
+        let pool = pool(Policy::Random, &[("a", 1, 0)]);
+        let unchecked = Pool::new(pool.config.clone(), &Metrics::new().unwrap());
+        assert!(unchecked.choose(&[], 0).is_none());
+    }
+
+    #[test]
+    fn a_lower_tier_serves_only_while_the_higher_has_nobody() {
+        let pool = pool(Policy::LeastLoad, &[("spare", 1, 1), ("a", 1, 0), ("b", 1, 0)]);
+        let _busy: Vec<_> = (0..9).map(|_| Lease::take(pool.servers[0].clone())).collect();
+        for _ in 0..20 {
+            assert_ne!(pool.choose(&[], 0).unwrap().name, "spare");
+        }
+        take_down(&pool, "a");
+        take_down(&pool, "b");
+        assert_eq!(pool.choose(&[], 0).unwrap().name, "spare");
+    }
+
+    #[test]
+    fn tried_servers_are_left_out_and_then_nobody_is_left() {
+        let pool = pool(Policy::RoundRobin, &[("a", 1, 0), ("b", 1, 0)]);
+        assert_eq!(pool.choose(&[0], 0).unwrap().name, "b");
+        assert!(pool.choose(&[0, 1], 0).is_none());
+        assert!(!pool.has_other(&[0, 1]));
+    }
+
+    #[test]
+    fn one_key_stays_on_one_server_until_it_is_down() {
+        let pool = pool(Policy::Hash, &[("a", 1, 0), ("b", 1, 0), ("c", 1, 0)]);
+        let home = pool.choose(&[], 42).unwrap().name.clone();
+        for _ in 0..10 {
+            assert_eq!(pool.choose(&[], 42).unwrap().name, home);
+        }
+        take_down(&pool, &home);
+        assert_ne!(pool.choose(&[], 42).unwrap().name, home);
+    }
+}
