@@ -76,12 +76,12 @@ async fn a_refused_connection_and_the_retry_give_theirs_back() {
     a.kill().await;
     for _ in 0..10 {
         assert_eq!(fairlead.get("/").await.text(), "b");
-        assert_eq!(fairlead.in_flight().await, 0);
+        fairlead.idle().await;
     }
     b.kill().await;
     for _ in 0..10 {
         assert_eq!(fairlead.get("/").await.status, 502);
-        assert_eq!(fairlead.in_flight().await, 0);
+        fairlead.idle().await;
     }
 }
 

@@ -244,7 +244,7 @@ async fn a_refused_connection_goes_to_another_server() {
             .await,
         20.0
     );
-    assert_eq!(fairlead.in_flight().await, 0);
+    fairlead.idle().await;
 }
 
 #[tokio::test]
@@ -258,7 +258,7 @@ async fn when_all_refuse_502() {
         assert_eq!(response.refusal(), (502, "connect-failed"));
         assert!(response.header("x-request-id").is_some());
     }
-    assert_eq!(fairlead.in_flight().await, 0);
+    fairlead.idle().await;
 }
 
 /// The answer to a request that the only server spoils.
@@ -266,7 +266,7 @@ async fn spoilt(path: &str) -> (u16, String) {
     let (origin, fairlead) = one().await;
     let response = fairlead.get(path).await;
     assert_eq!(origin.requests(), 1, "sent more than once");
-    assert_eq!(fairlead.in_flight().await, 0);
+    fairlead.idle().await;
     let (status, name) = response.refusal();
     (status, name.to_string())
 }

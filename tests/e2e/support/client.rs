@@ -151,7 +151,7 @@ impl Client {
 
 /// A request for host `test`; `headers` are extra lines, each with its line end. A `Host:` among them replaces ours.
 pub fn request(method: &str, path: &str, headers: &str, body: &str) -> String {
-    let host = if headers.contains("Host:") {
+    let host = if headers.lines().any(|line| line.starts_with("Host:")) {
         ""
     } else {
         "Host: test\r\n"

@@ -263,6 +263,7 @@ impl Fairlead {
     /// Waits for its end: its exit code (None: by a signal) and how long it took.
     pub async fn exit(&mut self, limit: Duration) -> (Option<i32>, Duration) {
         let took = within(limit, "the process ends", async || !self.runs()).await;
+        until("all it wrote is read", async || self.err.ended() && self.out.ended()).await;
         (self.child.wait().unwrap().code(), took)
     }
 }
@@ -355,6 +356,11 @@ impl Lines {
 
     fn get(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()
+    }
+
+    /// The process will write no more.
+    fn ended(&self) -> bool {
+        self.reader.is_finished()
     }
 
     /// All of them, once the process has ended.
