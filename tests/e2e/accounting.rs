@@ -4,9 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use tokio::task::JoinSet;
 
-use crate::support::{
-    Client, Fairlead, Load, Origin, config, ms, one_pool, request, servers, until,
-};
+use crate::support::{Client, Fairlead, Load, Origin, config, ms, one_pool, request, servers, until};
 
 /// Two origins; short timeouts.
 async fn start() -> (Origin, Origin, Fairlead) {
@@ -33,15 +31,8 @@ async fn counted_while_it_runs_on_its_server_only() {
         assert_eq!(fairlead.in_flight().await, n as u64);
     }
     for origin in [&a, &b] {
-        assert_eq!(
-            fairlead.server(&origin.server()).await["in_flight"]["local"],
-            3
-        );
-        let labels = [
-            ("pool", "app"),
-            ("server", &origin.server()),
-            ("scope", "local"),
-        ];
+        assert_eq!(fairlead.server(&origin.server()).await["in_flight"]["local"], 3);
+        let labels = [("pool", "app"), ("server", &origin.server()), ("scope", "local")];
         assert_eq!(fairlead.metric("fairlead_in_flight", &labels).await, 3.0);
     }
     drop(clients);
@@ -101,9 +92,7 @@ async fn misfortune(address: std::net::SocketAddr, n: usize) {
             let _ = client.chunk().await;
         }
         2 => {
-            client
-                .send(request("POST", "/echo", "Content-Length: 100000\r\n", ""))
-                .await;
+            client.send(request("POST", "/echo", "Content-Length: 100000\r\n", "")).await;
             client.send("half a body").await;
             tokio::time::sleep(ms(20)).await;
         }
@@ -113,9 +102,7 @@ async fn misfortune(address: std::net::SocketAddr, n: usize) {
             let _ = client.response().await;
         }
         5 => {
-            client
-                .send_get("/ws", "Connection: Upgrade\r\nUpgrade: websocket\r\n")
-                .await;
+            client.send_get("/ws", "Connection: Upgrade\r\nUpgrade: websocket\r\n").await;
             client.head().await;
             client.send("hello").await;
             client.bytes(5).await;
@@ -155,19 +142,11 @@ async fn under_mixed_load_counts_stay_true_and_return_to_zero() {
         most
     };
     let (_, most) = tokio::join!(trouble, sampling);
-    assert!(
-        (1..=24).contains(&most),
-        "at most 24 clients at once, but {most} in flight"
-    );
+    assert!((1..=24).contains(&most), "at most 24 clients at once, but {most} in flight");
     let tally = load.stop().await;
     assert!(tally.ok > 200, "{tally:?}");
     fairlead.idle().await;
-    until("the origins are idle", async || {
-        a.in_flight() + b.in_flight() == 0
-    })
-    .await;
-    let metric = fairlead
-        .metric("fairlead_in_flight", &[("scope", "local")])
-        .await;
+    until("the origins are idle", async || a.in_flight() + b.in_flight() == 0).await;
+    let metric = fairlead.metric("fairlead_in_flight", &[("scope", "local")]).await;
     assert_eq!(metric, 0.0);
 }

@@ -23,17 +23,10 @@ fn weighted(origin: &Origin, weight: u32) -> String {
 /// With this policy, a server that is busy gets no request while another is idle.
 async fn avoids_a_busy_server(policy: &str) {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
-    let fairlead = Fairlead::start(&one_pool(
-        &servers(&[&a, &b]),
-        &format!("balance: {policy}"),
-    ))
-    .await;
+    let fairlead = Fairlead::start(&one_pool(&servers(&[&a, &b]), &format!("balance: {policy}"))).await;
     let mut waiting = fairlead.client().await;
     waiting.send_get("/hang", "").await;
-    until("a request waits", async || {
-        a.in_flight() + b.in_flight() == 1
-    })
-    .await;
+    until("a request waits", async || a.in_flight() + b.in_flight() == 1).await;
     let idle = if a.in_flight() == 0 { "a" } else { "b" };
     let counts = ask(&mut fairlead.client().await, 20).await;
     assert_eq!(counts, BTreeMap::from([(idle.to_string(), 20)]));
@@ -65,16 +58,8 @@ async fn by_default_a_fast_server_gets_more_than_a_slow_one() {
     until("300 answers", async || load.tally().ok >= 300).await;
     let tally = load.stop().await;
     assert_eq!(tally.failed, 0, "{:?}", tally.failures);
-    assert!(
-        tally.by_body["fast"] > 4 * tally.by_body["slow"],
-        "{:?}",
-        tally.by_body
-    );
-    assert!(
-        slow.most_in_flight() <= 6,
-        "{} of 8 at once on the slow server",
-        slow.most_in_flight()
-    );
+    assert!(tally.by_body["fast"] > 4 * tally.by_body["slow"], "{:?}", tally.by_body);
+    assert!(slow.most_in_flight() <= 6, "{} of 8 at once on the slow server", slow.most_in_flight());
 }
 
 #[tokio::test]
@@ -87,10 +72,7 @@ async fn least_load_fills_servers_by_weight() {
         let mut client = fairlead.client().await;
         client.send_get("/hang", "").await;
         waiting.push(client);
-        until("it arrived", async || {
-            light.in_flight() + heavy.in_flight() == n
-        })
-        .await;
+        until("it arrived", async || light.in_flight() + heavy.in_flight() == n).await;
     }
     assert_eq!((light.in_flight(), heavy.in_flight()), (2, 6));
 }
@@ -106,12 +88,7 @@ async fn least_load_breaks_ties_at_random() {
 #[tokio::test]
 async fn round_robin_is_exact_by_weight() {
     let (a, b, c) = (Origin::start("a"), Origin::start("b"), Origin::start("c"));
-    let list = format!(
-        "{}, {}, {}",
-        weighted(&a, 3),
-        weighted(&b, 1),
-        weighted(&c, 1)
-    );
+    let list = format!("{}, {}, {}", weighted(&a, 3), weighted(&b, 1), weighted(&c, 1));
     let fairlead = Fairlead::start(&one_pool(&list, "balance: round-robin")).await;
     let mut client = fairlead.client().await;
     for round in 0..5 {
@@ -150,10 +127,7 @@ async fn power_of_two_uses_all_servers() {
     let list = servers(&origins.each_ref());
     let fairlead = Fairlead::start(&one_pool(&list, "balance: power-of-two")).await;
     let counts = ask(&mut fairlead.client().await, 300).await;
-    assert!(
-        counts.len() == 3 && counts.values().all(|n| (50..=150).contains(n)),
-        "{counts:?}"
-    );
+    assert!(counts.len() == 3 && counts.values().all(|n| (50..=150).contains(n)), "{counts:?}");
 }
 
 /// Who answers requests with these header lines; asks three times.
@@ -172,33 +146,20 @@ async fn hash_sticks(on: &str, line: &str) {
     let mut origins = ["a", "b", "c"].map(Origin::start);
     let list = servers(&origins.each_ref());
     let health = "health: { type: tcp, interval: 200ms, timeout: 200ms, rise: 1, fall: 1 }";
-    let fairlead = Fairlead::start(&one_pool(
-        &list,
-        &format!("balance: hash, hash: {{ on: {on} }}, {health}"),
-    ))
-    .await;
+    let fairlead = Fairlead::start(&one_pool(&list, &format!("balance: hash, hash: {{ on: {on} }}, {health}"))).await;
     let mut client = fairlead.client().await;
-    let lines: Vec<String> = (0..40)
-        .map(|n| line.replace("{}", &format!("key{n}")))
-        .collect();
+    let lines: Vec<String> = (0..40).map(|n| line.replace("{}", &format!("key{n}"))).collect();
     let mut before = Vec::new();
     for line in &lines {
         before.push(owner(&mut client, line).await);
     }
-    assert_eq!(
-        before.iter().collect::<BTreeSet<_>>().len(),
-        3,
-        "{before:?}"
-    );
+    assert_eq!(before.iter().collect::<BTreeSet<_>>().len(), 3, "{before:?}");
 
     origins[0].kill().await;
     fairlead.wait_state(&origins[0].server(), "down").await;
     for (line, before) in lines.iter().zip(before) {
         let now = owner(&mut client, line).await;
-        assert!(
-            now == before || before == "a",
-            "{line:?} moved from {before}, which serves, to {now}"
-        );
+        assert!(now == before || before == "a", "{line:?} moved from {before}, which serves, to {now}");
     }
 }
 
@@ -229,16 +190,8 @@ async fn hash_of_the_client_sticks() {
 
 #[tokio::test]
 async fn a_lower_tier_serves_only_while_the_higher_has_nobody() {
-    let (mut first, mut second, spare) = (
-        Origin::start("first"),
-        Origin::start("second"),
-        Origin::start("spare"),
-    );
-    let list = format!(
-        "{}, {{ address: \"{}\", priority: 1 }}",
-        servers(&[&first, &second]),
-        spare.server()
-    );
+    let (mut first, mut second, spare) = (Origin::start("first"), Origin::start("second"), Origin::start("spare"));
+    let list = format!("{}, {{ address: \"{}\", priority: 1 }}", servers(&[&first, &second]), spare.server());
     let health = "health: { type: tcp, interval: 200ms, timeout: 200ms, rise: 1, fall: 1 }";
     let fairlead = Fairlead::start(&one_pool(&list, health)).await;
     let mut client = fairlead.client().await;
@@ -248,24 +201,15 @@ async fn a_lower_tier_serves_only_while_the_higher_has_nobody() {
 
     first.kill().await;
     fairlead.wait_state(&first.server(), "down").await;
-    assert_eq!(
-        ask(&mut client, 10).await,
-        BTreeMap::from([("second".into(), 10)])
-    );
+    assert_eq!(ask(&mut client, 10).await, BTreeMap::from([("second".into(), 10)]));
 
     second.kill().await;
     fairlead.wait_state(&second.server(), "down").await;
-    assert_eq!(
-        ask(&mut client, 10).await,
-        BTreeMap::from([("spare".into(), 10)])
-    );
+    assert_eq!(ask(&mut client, 10).await, BTreeMap::from([("spare".into(), 10)]));
 
     second.listen();
     fairlead.wait_state(&second.server(), "up").await;
-    assert_eq!(
-        ask(&mut client, 10).await,
-        BTreeMap::from([("second".into(), 10)])
-    );
+    assert_eq!(ask(&mut client, 10).await, BTreeMap::from([("second".into(), 10)]));
 }
 
 #[tokio::test]
@@ -285,9 +229,6 @@ async fn a_name_that_does_not_resolve_does_not_keep_others_from_serving() {
     let mut fairlead = Fairlead::spawn(&one_pool(&list, ""));
     fairlead.wait_ready().await;
     let mut client = fairlead.client().await;
-    assert_eq!(
-        ask(&mut client, 10).await,
-        BTreeMap::from([("a".into(), 10)])
-    );
+    assert_eq!(ask(&mut client, 10).await, BTreeMap::from([("a".into(), 10)]));
     assert_ne!(fairlead.server("nobody.invalid:80").await["state"], "up");
 }

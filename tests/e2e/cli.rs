@@ -7,8 +7,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::{
-    Client, Fairlead, Finished, Origin, Reserved, get, ms, one_pool, run_to_end, servers, until,
-    within,
+    Client, Fairlead, Finished, Origin, Reserved, get, ms, one_pool, run_to_end, servers, until, within,
 };
 
 /// `fairlead check` of this text.
@@ -34,13 +33,7 @@ async fn a_good_file_passes() {
 async fn the_files_in_conf_pass() {
     for file in ["conf/fairlead.yaml", "conf/reference.yaml"] {
         let finished = run_to_end(env!("CARGO_MANIFEST_DIR").as_ref(), &["check", file]).await;
-        assert_eq!(
-            finished.code,
-            Some(0),
-            "{file}: {}{}",
-            finished.out,
-            finished.err
-        );
+        assert_eq!(finished.code, Some(0), "{file}: {}{}", finished.out, finished.err);
     }
 }
 
@@ -61,11 +54,7 @@ async fn a_bad_file_shows_all_problems_at_once() {
         "f.yaml:7",
         "f.yaml:8",
     ] {
-        assert!(
-            finished.err.contains(word),
-            "no {word} in\n{}",
-            finished.err
-        );
+        assert!(finished.err.contains(word), "no {word} in\n{}", finished.err);
     }
     assert!(!finished.err.contains("panicked"), "{}", finished.err);
 }
@@ -89,13 +78,7 @@ async fn usage_errors_exit_with_2() {
         &[],
     ] {
         let finished = run(args).await;
-        assert_eq!(
-            finished.code,
-            Some(2),
-            "{args:?}: {}{}",
-            finished.out,
-            finished.err
-        );
+        assert_eq!(finished.code, Some(2), "{args:?}: {}{}", finished.out, finished.err);
         assert!(!finished.err.is_empty(), "{args:?}");
     }
 }
@@ -108,19 +91,12 @@ async fn help_and_version_exit_with_0() {
         assert!(help.out.contains(command), "{}", help.out);
     }
     let version = run(&["--version"]).await;
-    assert_eq!(
-        (version.code, version.out.as_str()),
-        (Some(0), concat!("fairlead ", env!("CARGO_PKG_VERSION")))
-    );
+    assert_eq!((version.code, version.out.as_str()), (Some(0), concat!("fairlead ", env!("CARGO_PKG_VERSION"))));
 }
 
 #[tokio::test]
 async fn an_unreadable_file_is_named() {
-    for args in [
-        &["check", "nowhere.yaml"][..],
-        &["run", "-c", "nowhere.yaml"],
-        &["run"],
-    ] {
+    for args in [&["check", "nowhere.yaml"][..], &["run", "-c", "nowhere.yaml"], &["run"]] {
         let finished = run(args).await;
         assert_eq!(finished.code, Some(1), "{args:?}");
         let name = args.get(2).or(args.get(1)).unwrap_or(&"conf/fairlead.yaml");
@@ -132,48 +108,33 @@ async fn an_unreadable_file_is_named() {
 async fn a_port_in_use_is_named() {
     let taken = Reserved::new();
     let _listener = taken.listen();
-    let yaml = one_pool("127.0.0.1:9", "").replace(
-        "name: public, address: \"127.0.0.1:0\"",
-        &format!("address: \"{}\"", taken.address),
-    );
+    let yaml = one_pool("127.0.0.1:9", "")
+        .replace("name: public, address: \"127.0.0.1:0\"", &format!("address: \"{}\"", taken.address));
     let mut fairlead = Fairlead::spawn(&yaml);
     let (code, took) = fairlead.exit(ms(10_000)).await;
     assert_eq!(code, Some(1));
     assert!(took < ms(5_000), "{took:?}");
     let log = fairlead.log();
-    assert!(
-        log.contains(&taken.address.to_string())
-            && log.contains("in use")
-            && !log.contains("panicked"),
-        "{log}"
-    );
+    assert!(log.contains(&taken.address.to_string()) && log.contains("in use") && !log.contains("panicked"), "{log}");
 }
 
 #[tokio::test]
 async fn an_admin_port_in_use_is_named() {
     let taken = Reserved::new();
     let _listener = taken.listen();
-    let yaml = one_pool("127.0.0.1:9", "").replace(
-        "admin: { address: \"127.0.0.1:0\"",
-        &format!("admin: {{ address: \"{}\"", taken.address),
-    );
+    let yaml = one_pool("127.0.0.1:9", "")
+        .replace("admin: { address: \"127.0.0.1:0\"", &format!("admin: {{ address: \"{}\"", taken.address));
     let mut fairlead = Fairlead::spawn(&yaml);
     assert_eq!(fairlead.exit(ms(10_000)).await.0, Some(1));
     let log = fairlead.log();
-    assert!(
-        log.contains(&taken.address.to_string())
-            && log.contains("in use")
-            && !log.contains("panicked"),
-        "{log}"
-    );
+    assert!(log.contains(&taken.address.to_string()) && log.contains("in use") && !log.contains("panicked"), "{log}");
 }
 
 #[tokio::test]
 async fn variables_are_expanded() {
     let origin = Origin::start("a");
-    let yaml = one_pool("\"${NOT_SET_ANYWHERE:-HERE}\"", "").replace("HERE", &servers(&[&origin]));
-    let fairlead =
-        Fairlead::start(&yaml.replace("threads: 2", "threads: ${NOT_SET_ANYWHERE:-1}")).await;
+    let yaml = one_pool("\"${NOT_SET_AT_ALL:-ORIGIN}\"", "").replace("ORIGIN", &servers(&[&origin]));
+    let fairlead = Fairlead::start(&yaml.replace("threads: 2", "threads: ${NOT_SET_AT_ALL:-1}")).await;
     assert_eq!(fairlead.get("/").await.text(), "a");
 }
 
@@ -182,11 +143,7 @@ async fn schema_prints_a_json_schema() {
     let finished = run(&["schema"]).await;
     assert_eq!(finished.code, Some(0));
     let schema: Value = serde_json::from_str(&finished.out).unwrap();
-    assert!(
-        schema["$schema"]
-            .as_str()
-            .is_some_and(|s| s.contains("json-schema.org"))
-    );
+    assert!(schema["$schema"].as_str().is_some_and(|s| s.contains("json-schema.org")));
     for key in [
         "version",
         "listeners",
@@ -208,15 +165,10 @@ async fn schema_prints_a_json_schema() {
 async fn proxy_needs_no_file() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let (listen, admin) = (Reserved::new(), Reserved::new());
-    let (listen, admin, a_at, b_at) = (
-        &listen.address.to_string(),
-        &admin.address.to_string(),
-        &a.server(),
-        &b.server(),
-    );
-    let mut fairlead = Fairlead::spawn_with(&[
-        "proxy", "--listen", listen, "--to", a_at, "--to", b_at, "--admin", admin,
-    ]);
+    let (listen, admin, a_at, b_at) =
+        (&listen.address.to_string(), &admin.address.to_string(), &a.server(), &b.server());
+    let mut fairlead =
+        Fairlead::spawn_with(&["proxy", "--listen", listen, "--to", a_at, "--to", b_at, "--admin", admin]);
     let address = listen.parse().unwrap();
     until("it serves", async || {
         Client::try_connect(address).await.is_ok() && get(address, "/", "").await.status == 200
@@ -225,41 +177,18 @@ async fn proxy_needs_no_file() {
     for _ in 0..30 {
         get(address, "/", "").await;
     }
-    assert!(
-        a.requests() > 0 && b.requests() > 0,
-        "{} {}",
-        a.requests(),
-        b.requests()
-    );
+    assert!(a.requests() > 0 && b.requests() > 0, "{} {}", a.requests(), b.requests());
     let admin = admin.parse().unwrap();
-    assert_eq!(
-        get(admin, "/readyz", "Host: localhost\r\n").await.status,
-        200
-    );
-    let pools = get(admin, "/api/v1/pools", "Host: localhost\r\n")
-        .await
-        .json();
-    assert_eq!(
-        pools[0]["servers"].as_array().map(Vec::len),
-        Some(2),
-        "{pools}"
-    );
+    assert_eq!(get(admin, "/readyz", "Host: localhost\r\n").await.status, 200);
+    let pools = get(admin, "/api/v1/pools", "Host: localhost\r\n").await.json();
+    assert_eq!(pools[0]["servers"].as_array().map(Vec::len), Some(2), "{pools}");
     fairlead.signal(SIGINT);
     assert_eq!(fairlead.exit(ms(10_000)).await.0, Some(0));
 }
 
 #[tokio::test]
 async fn proxy_refuses_what_cannot_be() {
-    let finished = run(&[
-        "proxy",
-        "--listen",
-        "127.0.0.1:0",
-        "--to",
-        "10.0.0.1:80",
-        "--to",
-        "10.0.0.1:80",
-    ])
-    .await;
+    let finished = run(&["proxy", "--listen", "127.0.0.1:0", "--to", "10.0.0.1:80", "--to", "10.0.0.1:80"]).await;
     assert_eq!(finished.code, Some(1), "{}", finished.err);
     assert!(finished.err.contains("10.0.0.1:80"), "{}", finished.err);
 }
@@ -270,41 +199,21 @@ async fn demo_shows_itself() {
     let start = Instant::now();
     let mut fairlead = Fairlead::spawn_with(&["demo", "--port", &port.address.port().to_string()]);
     let address = port.address;
-    until("the proxy listens", async || {
-        Client::try_connect(address).await.is_ok()
-    })
-    .await;
-    until("/gethandler answers", async || {
-        get(address, "/gethandler", "").await.status == 200
-    })
-    .await;
+    until("the proxy listens", async || Client::try_connect(address).await.is_ok()).await;
+    until("/gethandler answers", async || get(address, "/gethandler", "").await.status == 200).await;
     assert!(start.elapsed() < ms(5_000), "{:?}", start.elapsed());
 
     let mut client = Client::connect(address).await;
-    for (method, path) in [
-        ("POST", "/any/other?path=1"),
-        ("PUT", "/x"),
-        ("DELETE", "/"),
-        ("PATCH", "/gethandler"),
-    ] {
-        client
-            .send(crate::support::request(method, path, "", "a body"))
-            .await;
-        assert_eq!(
-            client.response().await.unwrap().status,
-            200,
-            "{method} {path}"
-        );
+    for (method, path) in [("POST", "/any/other?path=1"), ("PUT", "/x"), ("DELETE", "/"), ("PATCH", "/gethandler")] {
+        client.send(crate::support::request(method, path, "", "a body")).await;
+        assert_eq!(client.response().await.unwrap().status, 200, "{method} {path}");
     }
     until("a table of four servers", async || {
         let table = fairlead.output();
         table.matches("up").count() >= 4 && table.contains("p99")
     })
     .await;
-    assert!(
-        !fairlead.output().contains('\u{1b}'),
-        "plain lines when it is not a terminal"
-    );
+    assert!(!fairlead.output().contains('\u{1b}'), "plain lines when it is not a terminal");
 
     fairlead.signal(SIGINT);
     let (code, took) = fairlead.exit(ms(10_000)).await;
@@ -323,10 +232,7 @@ async fn demo_says_when_its_port_is_taken() {
     assert_eq!(fairlead.exit(ms(1_000)).await.0, Some(1));
     let said = fairlead.log() + &fairlead.output();
     assert!(
-        said.contains(&port)
-            && said.contains("--port")
-            && said.contains("in use")
-            && !said.contains("panicked"),
+        said.contains(&port) && said.contains("--port") && said.contains("in use") && !said.contains("panicked"),
         "{said}"
     );
 }

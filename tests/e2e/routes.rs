@@ -7,7 +7,7 @@ use crate::support::{Fairlead, Origin, config, get, request};
 /// Pools of one server each, named as their origins.
 struct Site {
     fairlead: Fairlead,
-    _origins: Vec<Origin>,
+    origins: Vec<Origin>,
 }
 
 impl Site {
@@ -19,11 +19,7 @@ impl Site {
     async fn start_with(pools: &[&str], routes: &str, rest: &str) -> Self {
         let origins: Vec<Origin> = pools.iter().map(|name| Origin::start(name)).collect();
         let mut yaml = String::from("routes:\n");
-        for route in routes
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty())
-        {
+        for route in routes.lines().map(str::trim).filter(|line| !line.is_empty()) {
             yaml += &format!("  - {route}\n");
         }
         yaml += "pools:\n";
@@ -31,18 +27,12 @@ impl Site {
             yaml += &format!("  {name}: {{ servers: [{}] }}\n", origin.server());
         }
         let fairlead = Fairlead::start(&config(&(yaml + rest))).await;
-        Site {
-            fairlead,
-            _origins: origins,
-        }
+        Site { fairlead, origins: origins }
     }
 
     /// Who answers a request: a pool's name, or the name of the refusal.
     async fn ask(&self, host: &str, path: &str, headers: &str) -> String {
-        let response = self
-            .fairlead
-            .get_with(path, &format!("Host: {host}\r\n{headers}"))
-            .await;
+        let response = self.fairlead.get_with(path, &format!("Host: {host}\r\n{headers}")).await;
         match response.refusal() {
             (200, _) => response.text(),
             (status, name) => format!("{status} {name}"),
@@ -127,18 +117,9 @@ async fn headers_and_cookies_select() {
     .await;
     assert_eq!(site.ask("test", "/", "").await, "plain");
     assert_eq!(site.ask("test", "/", "X-Stage: beta\r\n").await, "beta");
-    assert_eq!(
-        site.ask("test", "/", "X-Stage: betatest\r\n").await,
-        "plain"
-    );
-    assert_eq!(
-        site.ask("test", "/", "Cookie: a=b; stage=canary\r\n").await,
-        "canary"
-    );
-    assert_eq!(
-        site.ask("test", "/", "Cookie: xstage=canary\r\n").await,
-        "plain"
-    );
+    assert_eq!(site.ask("test", "/", "X-Stage: betatest\r\n").await, "plain");
+    assert_eq!(site.ask("test", "/", "Cookie: a=b; stage=canary\r\n").await, "canary");
+    assert_eq!(site.ask("test", "/", "Cookie: xstage=canary\r\n").await, "plain");
 }
 
 #[tokio::test]
@@ -150,16 +131,8 @@ async fn a_listener_selects() {
         r#"listeners: [{ name: public, address: "127.0.0.1:0" }, { name: internal, address: "127.0.0.1:0" }]"#,
     )
     .await;
-    assert_eq!(
-        get(site.fairlead.listener("public"), "/", "").await.text(),
-        "outside"
-    );
-    assert_eq!(
-        get(site.fairlead.listener("internal"), "/", "")
-            .await
-            .text(),
-        "inside"
-    );
+    assert_eq!(get(site.fairlead.listener("public"), "/", "").await.text(), "outside");
+    assert_eq!(get(site.fairlead.listener("internal"), "/", "").await.text(), "inside");
 }
 
 #[tokio::test]
@@ -180,26 +153,13 @@ async fn a_split_follows_its_shares() {
 
 #[tokio::test]
 async fn without_a_route_404() {
-    let site = Site::start(
-        &["api"],
-        "{ name: api, match: { host: [api.test], path_prefix: /v1 }, pool: api }",
-    )
-    .await;
+    let site = Site::start(&["api"], "{ name: api, match: { host: [api.test], path_prefix: /v1 }, pool: api }").await;
     assert_eq!(site.ask("api.test", "/v1/x", "").await, "api");
     assert_eq!(site.ask("api.test", "/", "").await, "404 no-route");
     assert_eq!(site.ask("other.test", "/v1/x", "").await, "404 no-route");
     let response = site.fairlead.get("/").await;
-    assert!(
-        response
-            .header("x-request-id")
-            .is_some_and(|id| !id.is_empty())
-    );
-    assert_eq!(
-        site.fairlead
-            .metric("fairlead_refused_total", &[("reason", "no-route")])
-            .await,
-        3.0
-    );
+    assert!(response.header("x-request-id").is_some_and(|id| !id.is_empty()));
+    assert_eq!(site.fairlead.metric("fairlead_refused_total", &[("reason", "no-route")]).await, 3.0);
 }
 
 #[tokio::test]
@@ -211,15 +171,9 @@ async fn a_request_may_name_its_host_in_the_target() {
     )
     .await;
     let mut client = site.fairlead.client().await;
-    client
-        .send(request(
-            "GET",
-            "http://exact.test/",
-            "Host: other.test\r\n",
-            "",
-        ))
-        .await;
+    client.send(request("GET", "http://exact.test/x?y", "Host: exact.test\r\n", "")).await;
     assert_eq!(client.response().await.unwrap().text(), "exact");
+    assert_eq!(site.origins[1].seen(), ["GET /x?y"], "servers get the path alone");
 }
 
 #[tokio::test]
@@ -237,10 +191,7 @@ async fn a_connection_is_not_bound_to_a_route() {
             200 => assert_eq!(response.text(), path[1..]),
             status => assert_eq!((status, path), (404, "/c")),
         }
-        if response
-            .header("connection")
-            .is_some_and(|v| v.eq_ignore_ascii_case("close"))
-        {
+        if response.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close")) {
             client = site.fairlead.client().await;
         }
     }

@@ -7,12 +7,8 @@ use crate::support::{Fairlead, Origin, config, ms, request, servers};
 /// One pool, one route for everything with these timeouts.
 async fn start(timeouts: &str) -> (Origin, Fairlead) {
     let origin = Origin::start("a");
-    let route =
-        format!("routes: [{{ name: all, match: {{}}, pool: app, timeouts: {{ {timeouts} }} }}]\n");
-    let pools = format!(
-        "pools: {{ app: {{ servers: [{}] }} }}\n",
-        servers(&[&origin])
-    );
+    let route = format!("routes: [{{ name: all, match: {{}}, pool: app, timeouts: {{ {timeouts} }} }}]\n");
+    let pools = format!("pools: {{ app: {{ servers: [{}] }} }}\n", servers(&[&origin]));
     let fairlead = Fairlead::start(&config(&(route + &pools))).await;
     (origin, fairlead)
 }
@@ -23,18 +19,10 @@ async fn no_answer_in_time_is_504() {
     let start = Instant::now();
     let response = fairlead.get("/hang").await;
     assert_eq!(response.refusal(), (504, "response-timeout"));
-    assert!(
-        start.elapsed() >= ms(300) && start.elapsed() < ms(2000),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() >= ms(300) && start.elapsed() < ms(2000), "{:?}", start.elapsed());
     assert!(response.header("x-request-id").is_some());
     fairlead.idle().await;
-    assert_eq!(
-        origin.requests(),
-        1,
-        "a request that may have had its effect is not repeated"
-    );
+    assert_eq!(origin.requests(), 1, "a request that may have had its effect is not repeated");
     assert_eq!(fairlead.get("/delay/50").await.status, 200);
 }
 
@@ -57,10 +45,7 @@ async fn an_event_stream_goes_on() {
     let (origin, fairlead) = start("response: 200ms, idle: 1s").await;
     let mut client = fairlead.client().await;
     client.send_get("/events", "").await;
-    assert_eq!(
-        client.head().await.header("content-type"),
-        Some("text/event-stream")
-    );
+    assert_eq!(client.head().await.header("content-type"), Some("text/event-stream"));
     for _ in 0..60 {
         assert_eq!(client.chunk().await.unwrap().as_deref(), Some("data: tick"));
     }
@@ -74,10 +59,7 @@ async fn silence_within_a_body_ends_it() {
     client.send_get("/pauses/2/20000", "").await;
     client.head().await;
     assert_eq!(client.chunk().await.unwrap().as_deref(), Some("part 0"));
-    assert!(
-        client.chunk().await.is_err(),
-        "cut, not ended in good order"
-    );
+    assert!(client.chunk().await.is_err(), "cut, not ended in good order");
     fairlead.idle().await;
 }
 
@@ -85,14 +67,7 @@ async fn silence_within_a_body_ends_it() {
 async fn a_slow_upload_is_not_a_slow_response() {
     let (_origin, fairlead) = start("response: 400ms, idle: 5s").await;
     let mut client = fairlead.client().await;
-    client
-        .send(request(
-            "POST",
-            "/echo",
-            "Transfer-Encoding: chunked\r\n",
-            "",
-        ))
-        .await;
+    client.send(request("POST", "/echo", "Transfer-Encoding: chunked\r\n", "")).await;
     for part in ["one ", "two ", "three"] {
         tokio::time::sleep(ms(300)).await;
         client.send_chunk(part).await;
@@ -102,18 +77,13 @@ async fn a_slow_upload_is_not_a_slow_response() {
 }
 
 fn listeners(timeouts: &str) -> String {
-    format!(
-        "listeners: [{{ name: public, address: \"127.0.0.1:0\", timeouts: {{ {timeouts} }} }}]\n"
-    )
+    format!("listeners: [{{ name: public, address: \"127.0.0.1:0\", timeouts: {{ {timeouts} }} }}]\n")
 }
 
 #[tokio::test]
 async fn an_idle_client_is_dropped() {
     let origin = Origin::start("a");
-    let pools = format!(
-        "pools: {{ app: {{ servers: [{}] }} }}\n",
-        servers(&[&origin])
-    );
+    let pools = format!("pools: {{ app: {{ servers: [{}] }} }}\n", servers(&[&origin]));
     let fairlead = Fairlead::start(&config(&(listeners("keepalive: 1s") + &pools))).await;
     let mut client = fairlead.client().await;
     // Also after the second request: a keepalive without limit must not return.
@@ -123,25 +93,16 @@ async fn an_idle_client_is_dropped() {
     }
     let start = Instant::now();
     client.closed().await;
-    assert!(
-        start.elapsed() >= ms(500) && start.elapsed() < ms(4000),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() >= ms(500) && start.elapsed() < ms(4000), "{:?}", start.elapsed());
 }
 
 #[tokio::test]
 async fn a_client_that_stops_sending_its_body_is_dropped() {
     let origin = Origin::start("a");
-    let pools = format!(
-        "pools: {{ app: {{ servers: [{}] }} }}\n",
-        servers(&[&origin])
-    );
+    let pools = format!("pools: {{ app: {{ servers: [{}] }} }}\n", servers(&[&origin]));
     let fairlead = Fairlead::start(&config(&(listeners("body: 500ms") + &pools))).await;
     let mut client = fairlead.client().await;
-    client
-        .send(request("POST", "/echo", "Content-Length: 100\r\n", ""))
-        .await;
+    client.send(request("POST", "/echo", "Content-Length: 100\r\n", "")).await;
     client.send("half").await;
     client.closed().await;
     fairlead.idle().await;
@@ -151,10 +112,7 @@ async fn a_client_that_stops_sending_its_body_is_dropped() {
 #[tokio::test]
 async fn a_client_that_stops_reading_is_dropped() {
     let origin = Origin::start("a");
-    let pools = format!(
-        "pools: {{ app: {{ servers: [{}] }} }}\n",
-        servers(&[&origin])
-    );
+    let pools = format!("pools: {{ app: {{ servers: [{}] }} }}\n", servers(&[&origin]));
     let fairlead = Fairlead::start(&config(&(listeners("write: 500ms") + &pools))).await;
     let mut client = fairlead.client().await;
     client.send_get("/bytes/50000000", "").await;

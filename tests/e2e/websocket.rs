@@ -10,15 +10,8 @@ async fn open(fairlead: &Fairlead) -> Client {
     client.send_get("/ws", UPGRADE).await;
     let head = client.head().await;
     assert_eq!(head.word(1), "101", "{head:?}");
-    assert_eq!(
-        head.header("upgrade").map(str::to_lowercase).as_deref(),
-        Some("websocket")
-    );
-    assert!(
-        head.header("connection")
-            .is_some_and(|v| v.eq_ignore_ascii_case("upgrade")),
-        "{head:?}"
-    );
+    assert_eq!(head.header("upgrade").map(str::to_lowercase).as_deref(), Some("websocket"));
+    assert!(head.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("upgrade")), "{head:?}");
     assert!(head.header("sec-websocket-accept").is_some());
     client
 }
@@ -86,8 +79,7 @@ async fn with_timeouts(timeouts: &str) -> (Origin, Fairlead) {
 
 #[tokio::test]
 async fn silence_may_be_longer_than_for_requests() {
-    let (_origin, fairlead) =
-        with_timeouts("response: 300ms, idle: 300ms, websocket_idle: 30s").await;
+    let (_origin, fairlead) = with_timeouts("response: 300ms, idle: 300ms, websocket_idle: 30s").await;
     let mut client = open(&fairlead).await;
     tokio::time::sleep(ms(1000)).await;
     echo(&mut client, "still here").await;
@@ -99,9 +91,6 @@ async fn silence_has_a_limit() {
     let mut client = open(&fairlead).await;
     echo(&mut client, "hello").await;
     client.closed().await;
-    let took = within(ms(3000), "released", async || {
-        fairlead.in_flight().await == 0
-    })
-    .await;
+    let took = within(ms(3000), "released", async || fairlead.in_flight().await == 0).await;
     assert!(took < ms(1000), "{took:?}");
 }

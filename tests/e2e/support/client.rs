@@ -55,9 +55,7 @@ impl Client {
 
     /// Connects.
     pub async fn try_connect(address: SocketAddr) -> io::Result<Self> {
-        Ok(Client {
-            wire: Wire::new(TcpStream::connect(address).await?),
-        })
+        Ok(Client { wire: Wire::new(TcpStream::connect(address).await?) })
     }
 
     /// Sends bytes as they are.
@@ -77,10 +75,7 @@ impl Client {
 
     /// The next head.
     pub async fn head(&mut self) -> Head {
-        soon("a response's head", self.wire.head())
-            .await
-            .unwrap()
-            .expect("a response, not the end of the connection")
+        soon("a response's head", self.wire.head()).await.unwrap().expect("a response, not the end of the connection")
     }
 
     /// The next piece of a chunked body; None at its end.
@@ -91,9 +86,7 @@ impl Client {
 
     /// Exactly `n` bytes as they are.
     pub async fn bytes(&mut self, n: usize) -> Vec<u8> {
-        soon("bytes", self.wire.body(Framing::Length(n)))
-            .await
-            .unwrap()
+        soon("bytes", self.wire.body(Framing::Length(n))).await.unwrap()
     }
 
     /// The next response, to a `GET` and the like.
@@ -129,21 +122,10 @@ impl Client {
 
     /// Without a deadline of its own.
     pub async fn read(&mut self, bodiless: bool) -> io::Result<Response> {
-        let head = self
-            .wire
-            .head()
-            .await?
-            .ok_or(io::ErrorKind::UnexpectedEof)?;
-        let status = head
-            .word(1)
-            .parse()
-            .map_err(|_| io::Error::other(format!("not a response: {}", head.start)))?;
+        let head = self.wire.head().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let status = head.word(1).parse().map_err(|_| io::Error::other(format!("not a response: {}", head.start)))?;
         let none = bodiless || matches!(status, 100..200 | 204 | 304);
-        let framing = if none {
-            Framing::Length(0)
-        } else {
-            head.framing(Framing::UntilClose)
-        };
+        let framing = if none { Framing::Length(0) } else { head.framing(Framing::UntilClose) };
         let body = self.wire.body(framing).await?;
         Ok(Response { status, head, body })
     }
@@ -151,16 +133,8 @@ impl Client {
 
 /// A request for host `test`; `headers` are extra lines, each with its line end. A `Host:` among them replaces ours.
 pub fn request(method: &str, path: &str, headers: &str, body: &str) -> String {
-    let host = if headers.lines().any(|line| line.starts_with("Host:")) {
-        ""
-    } else {
-        "Host: test\r\n"
-    };
-    let length = if body.is_empty() {
-        String::new()
-    } else {
-        format!("Content-Length: {}\r\n", body.len())
-    };
+    let host = if headers.lines().any(|line| line.starts_with("Host:")) { "" } else { "Host: test\r\n" };
+    let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
     format!("{method} {path} HTTP/1.1\r\n{host}{headers}{length}\r\n{body}")
 }
 

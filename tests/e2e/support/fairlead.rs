@@ -28,20 +28,14 @@ threads: 2
 pub fn config(rest: &str) -> String {
     let ours = BASE.lines().filter(|line| {
         let key = line.split(':').next().unwrap_or("");
-        !rest
-            .lines()
-            .any(|theirs| theirs.split(':').next() == Some(key))
+        !rest.lines().any(|theirs| theirs.split(':').next() == Some(key))
     });
-    ours.chain(rest.lines())
-        .map(|line| format!("{line}\n"))
-        .collect()
+    ours.chain(rest.lines()).map(|line| format!("{line}\n")).collect()
 }
 
 /// A configuration with the pool `app`: `servers` as [`super::servers`] makes them, `settings` as in `balance: random, health: {…}`.
 pub fn one_pool(servers: &str, settings: &str) -> String {
-    config(&format!(
-        "pools:\n  app: {{ servers: [{servers}], {settings} }}\n"
-    ))
+    config(&format!("pools:\n  app: {{ servers: [{servers}], {settings} }}\n"))
 }
 
 /// A running `fairlead`. Killed when dropped.
@@ -63,11 +57,7 @@ impl Fairlead {
 
     /// `fairlead run` with this configuration, perhaps not listening yet.
     pub fn spawn(yaml: &str) -> Self {
-        Self::spawn_in(
-            TempDir::new().unwrap(),
-            yaml,
-            &["run", "-c", "fairlead.yaml"],
-        )
+        Self::spawn_in(TempDir::new().unwrap(), yaml, &["run", "-c", "fairlead.yaml"])
     }
 
     /// `fairlead` with these arguments and no configuration.
@@ -78,44 +68,24 @@ impl Fairlead {
     fn spawn_in(dir: TempDir, yaml: &str, args: &[&str]) -> Self {
         let yaml = yaml.replace("{dir}", dir.path().to_str().unwrap());
         std::fs::write(dir.path().join("fairlead.yaml"), yaml).unwrap();
-        let mut child = command(dir.path(), args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command(dir.path(), args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let err = Lines::collect(child.stderr.take().unwrap());
         let out = Lines::collect(child.stdout.take().unwrap());
-        Fairlead {
-            dir,
-            child,
-            err,
-            out,
-        }
+        Fairlead { dir, child, err, out }
     }
 
     /// Waits until it listens, and until `/readyz` says so where there is an admin listener.
     pub async fn wait_ready(&mut self) {
         let what = "fairlead listens";
         until(what, async || {
-            assert_eq!(
-                self.child.try_wait().unwrap(),
-                None,
-                "it ended:\n{}",
-                self.log()
-            );
+            assert_eq!(self.child.try_wait().unwrap(), None, "it ended:\n{}", self.log());
             !self.events("listening").is_empty()
         })
         .await;
         let config = std::fs::read_to_string(self.dir.path().join("fairlead.yaml")).unwrap();
         if config.contains("admin:") {
-            until("admin listens", async || {
-                !self.events("admin_listening").is_empty()
-            })
-            .await;
-            until("/readyz is 200", async || {
-                self.admin_get("/readyz").await.status == 200
-            })
-            .await;
+            until("admin listens", async || !self.events("admin_listening").is_empty()).await;
+            until("/readyz is 200", async || self.admin_get("/readyz").await.status == 200).await;
         }
     }
 
@@ -127,12 +97,7 @@ impl Fairlead {
     /// A listener's address by its name.
     pub fn listener(&self, name: &str) -> SocketAddr {
         let events = self.events("listening");
-        address(
-            events
-                .iter()
-                .find(|e| e["listener"] == name)
-                .expect("a listener of this name"),
-        )
+        address(events.iter().find(|e| e["listener"] == name).expect("a listener of this name"))
     }
 
     /// The admin listener's address.
@@ -171,11 +136,7 @@ impl Fairlead {
     pub async fn server(&self, name: &str) -> Value {
         let pool = self.pool("app").await;
         let servers = pool["servers"].as_array().unwrap();
-        servers
-            .iter()
-            .find(|s| s["name"] == name)
-            .unwrap_or_else(|| panic!("no {name} in {pool}"))
-            .clone()
+        servers.iter().find(|s| s["name"] == name).unwrap_or_else(|| panic!("no {name} in {pool}")).clone()
     }
 
     /// Requests in flight on all servers of the pool `app`; fails the test where a count is below zero.
@@ -186,8 +147,7 @@ impl Fairlead {
             .iter()
             .map(|s| {
                 let n = s["in_flight"]["local"].as_u64();
-                n.filter(|n| *n < 1_000_000)
-                    .unwrap_or_else(|| panic!("not a count: {s}"))
+                n.filter(|n| *n < 1_000_000).unwrap_or_else(|| panic!("not a count: {s}"))
             })
             .sum()
     }
@@ -199,19 +159,14 @@ impl Fairlead {
 
     /// Waits until a server of the pool `app` has this state.
     pub async fn wait_state(&self, server: &str, state: &str) -> Duration {
-        within(PATIENCE, &format!("{server} is {state}"), async || {
-            self.server(server).await["state"] == state
-        })
-        .await
+        within(PATIENCE, &format!("{server} is {state}"), async || self.server(server).await["state"] == state).await
     }
 
     /// The sum of a metric's series that have all of these labels.
     pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let page = self.admin_get("/metrics").await.text();
         let wanted: Vec<String> = labels.iter().map(|(k, v)| format!("{k}=\"{v}\"")).collect();
-        let series = page
-            .lines()
-            .filter(|line| line.split(['{', ' ']).next() == Some(name));
+        let series = page.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
         series
             .filter(|line| wanted.iter().all(|w| line.contains(w)))
             .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
@@ -220,19 +175,12 @@ impl Fairlead {
 
     /// Lines of its log with this `event`.
     pub fn events(&self, event: &str) -> Vec<Value> {
-        self.log_lines()
-            .into_iter()
-            .filter(|line| line["event"] == event)
-            .collect()
+        self.log_lines().into_iter().filter(|line| line["event"] == event).collect()
     }
 
     /// Lines of its log that are JSON.
     pub fn log_lines(&self) -> Vec<Value> {
-        self.err
-            .get()
-            .iter()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
+        self.err.get().iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// Standard error.
@@ -290,11 +238,7 @@ pub struct Finished {
 
 /// Runs `fairlead` with these arguments in `dir` to its end.
 pub async fn run_to_end(dir: &Path, args: &[&str]) -> Finished {
-    let mut child = command(dir, args)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = command(dir, args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let out = Lines::collect(child.stdout.take().unwrap());
     let err = Lines::collect(child.stderr.take().unwrap());
     let mut ended = false;
@@ -309,26 +253,14 @@ pub async fn run_to_end(dir: &Path, args: &[&str]) -> Finished {
         child.kill().unwrap();
     }
     let code = child.wait().unwrap().code();
-    let finished = Finished {
-        code,
-        out: out.end(),
-        err: err.end(),
-    };
-    assert!(
-        ended,
-        "{args:?} does not end:\n{}\n{}",
-        finished.out, finished.err
-    );
+    let finished = Finished { code, out: out.end(), err: err.end() };
+    assert!(ended, "{args:?} does not end:\n{}\n{}", finished.out, finished.err);
     finished
 }
 
 fn command(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fairlead"));
-    command
-        .args(args)
-        .current_dir(dir)
-        .stdin(Stdio::null())
-        .env_remove("RUST_LOG");
+    command.args(args).current_dir(dir).stdin(Stdio::null()).env_remove("RUST_LOG");
     command
 }
 

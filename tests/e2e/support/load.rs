@@ -38,11 +38,7 @@ impl Load {
         for _ in 0..connections {
             clients.spawn(one_client(address, path, tally.clone(), stopped.clone()));
         }
-        Load {
-            clients,
-            tally,
-            stop,
-        }
+        Load { clients, tally, stop }
     }
 
     /// What they have seen until now.
@@ -58,12 +54,7 @@ impl Load {
     }
 }
 
-async fn one_client(
-    address: SocketAddr,
-    path: &str,
-    tally: Arc<Mutex<Tally>>,
-    stopped: watch::Receiver<bool>,
-) {
+async fn one_client(address: SocketAddr, path: &str, tally: Arc<Mutex<Tally>>, stopped: watch::Receiver<bool>) {
     let mut connection = None;
     while !*stopped.borrow() {
         let result = one_request(&mut connection, address, path).await;
@@ -81,22 +72,14 @@ async fn one_client(
     }
 }
 
-async fn one_request(
-    connection: &mut Option<Client>,
-    address: SocketAddr,
-    path: &str,
-) -> Result<String, String> {
+async fn one_request(connection: &mut Option<Client>, address: SocketAddr, path: &str) -> Result<String, String> {
     let mut client = match connection.take() {
         Some(client) => client,
-        None => Client::try_connect(address)
-            .await
-            .map_err(|e| format!("connect: {e}"))?,
+        None => Client::try_connect(address).await.map_err(|e| format!("connect: {e}"))?,
     };
     client.send_get(path, "").await;
     let response = client.read(false).await.map_err(|e| format!("read: {e}"))?;
-    let close = response
-        .header("connection")
-        .is_some_and(|v| v.eq_ignore_ascii_case("close"));
+    let close = response.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"));
     if !close {
         *connection = Some(client);
     }

@@ -92,12 +92,7 @@ impl Origin {
             hang_up_on_reuse: AtomicBool::new(false),
         };
         let port = Reserved::new();
-        Origin {
-            address: port.address,
-            port,
-            state: Arc::new(state),
-            running: None,
-        }
+        Origin { address: port.address, port, state: Arc::new(state), running: None }
     }
 
     /// Starts to listen (again).
@@ -174,11 +169,7 @@ impl Origin {
 
 /// The origins as a list of servers for a configuration.
 pub fn servers(origins: &[&Origin]) -> String {
-    origins
-        .iter()
-        .map(|o| o.server())
-        .collect::<Vec<_>>()
-        .join(", ")
+    origins.iter().map(|o| o.server()).collect::<Vec<_>>().join(", ")
 }
 
 async fn accept(listener: TcpListener, state: Arc<State>, mut killed: watch::Receiver<bool>) {
@@ -220,11 +211,7 @@ async fn requests(wire: &mut Wire, state: &State, busy: &mut bool) -> io::Result
             continue;
         }
         *busy = true;
-        state
-            .seen
-            .lock()
-            .unwrap()
-            .push(format!("{} {}", head.word(0), head.word(1)));
+        state.seen.lock().unwrap().push(format!("{} {}", head.word(0), head.word(1)));
         if served == 0 {
             state.connections.fetch_add(1, SeqCst);
         }
@@ -255,8 +242,7 @@ async fn check(wire: &mut Wire, state: &State, head: Head) -> io::Result<()> {
             Err(io::ErrorKind::BrokenPipe.into())
         }
         Heartbeat::Drip => {
-            wire.write("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-                .await?;
+            wire.write("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n").await?;
             loop {
                 wire.write("x").await?;
                 pause(wire, 50).await?;
@@ -270,12 +256,7 @@ async fn answer(wire: &mut Wire, state: &State, head: &Head) -> io::Result<bool>
     let mut body = head.framing(Framing::Length(0));
     let path = head.word(1).split('?').next().unwrap_or("");
     let words: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-    let number = |n: usize| {
-        words
-            .get(n)
-            .and_then(|w| w.parse::<u64>().ok())
-            .unwrap_or(0)
-    };
+    let number = |n: usize| words.get(n).and_then(|w| w.parse::<u64>().ok()).unwrap_or(0);
     let delay = state.delay.load(SeqCst) as u64;
     if delay > 0 {
         pause(wire, delay).await?;
@@ -295,22 +276,13 @@ async fn answer(wire: &mut Wire, state: &State, head: &Head) -> io::Result<bool>
     let mut more = true;
     match words[0] {
         "echo" => {
-            wire.write(page(200, "", "").replace(
-                "Content-Length: 0",
-                &format!("Content-Length: {}", body.len()),
-            ))
-            .await?;
+            wire.write(page(200, "", "").replace("Content-Length: 0", &format!("Content-Length: {}", body.len())))
+                .await?;
             wire.write(body).await?;
         }
         "headers" => {
-            let seen =
-                json!({ "method": head.word(0), "target": head.word(1), "headers": head.headers });
-            wire.write(page(
-                200,
-                "Content-Type: application/json\r\n",
-                &seen.to_string(),
-            ))
-            .await?;
+            let seen = json!({ "method": head.word(0), "target": head.word(1), "headers": head.headers });
+            wire.write(page(200, "Content-Type: application/json\r\n", &seen.to_string())).await?;
         }
         "status" => wire.write(page(number(1) as u16, "", &state.name)).await?,
         "delay" => {
@@ -327,8 +299,7 @@ async fn answer(wire: &mut Wire, state: &State, head: &Head) -> io::Result<bool>
             more = false;
         }
         "reset-body" => {
-            wire.write("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf")
-                .await?;
+            wire.write("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf").await?;
             pause(wire, 50).await?;
             more = false;
         }
@@ -347,8 +318,7 @@ async fn answer(wire: &mut Wire, state: &State, head: &Head) -> io::Result<bool>
             wire.write(chunk("")).await?;
         }
         "events" => {
-            wire.write(CHUNKED.replace("text/plain", "text/event-stream"))
-                .await?;
+            wire.write(CHUNKED.replace("text/plain", "text/event-stream")).await?;
             loop {
                 wire.write(chunk("data: tick\n\n")).await?;
                 pause(wire, 30).await?;
@@ -356,8 +326,7 @@ async fn answer(wire: &mut Wire, state: &State, head: &Head) -> io::Result<bool>
         }
         "bytes" => {
             let n = number(1) as usize;
-            wire.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {n}\r\n\r\n"))
-                .await?;
+            wire.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {n}\r\n\r\n")).await?;
             wire.write(pattern(n)).await?;
         }
         "hop" => {
@@ -381,10 +350,7 @@ async fn answer(wire: &mut Wire, state: &State, head: &Head) -> io::Result<bool>
             wire.write(page(200, "", &state.name)).await?;
             return Ok(false);
         }
-        _ if head.word(0) == "HEAD" => {
-            wire.write(page(200, "", &state.name).trim_end_matches(&state.name))
-                .await?
-        }
+        _ if head.word(0) == "HEAD" => wire.write(page(200, "", &state.name).trim_end_matches(&state.name)).await?,
         _ => wire.write(page(200, "", &state.name)).await?,
     }
     if !more {
@@ -401,15 +367,11 @@ async fn pause(wire: &mut Wire, millis: u64) -> io::Result<()> {
     }
 }
 
-const CHUNKED: &str =
-    "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n";
+const CHUNKED: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 fn page(status: u16, headers: &str, body: &str) -> String {
-    let length = if matches!(status, 204 | 304) {
-        String::new()
-    } else {
-        format!("Content-Length: {}\r\n", body.len())
-    };
+    let length =
+        if matches!(status, 204 | 304) { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
     let body = if length.is_empty() { "" } else { body };
     format!("HTTP/1.1 {status} Whatever\r\n{headers}{length}\r\n{body}")
 }

@@ -21,10 +21,7 @@ impl Reserved {
     /// A port on the given address.
     pub fn on(address: &str) -> Self {
         let holder = bind(address.parse().unwrap());
-        Reserved {
-            address: holder.local_addr().unwrap(),
-            _holder: holder,
-        }
+        Reserved { address: holder.local_addr().unwrap(), _holder: holder }
     }
 
     /// Starts to listen.

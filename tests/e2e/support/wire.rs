@@ -23,10 +23,7 @@ impl Head {
 
     /// All headers of this name.
     pub fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
-        self.headers
-            .iter()
-            .filter(move |(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, v)| v.as_str())
+        self.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
     }
 
     /// Word `n` of the first line.
@@ -36,10 +33,7 @@ impl Head {
 
     /// How the body is delimited; `otherwise` where the head does not say.
     pub fn framing(&self, otherwise: Framing) -> Framing {
-        if self
-            .all("transfer-encoding")
-            .any(|v| v.eq_ignore_ascii_case("chunked"))
-        {
+        if self.all("transfer-encoding").any(|v| v.eq_ignore_ascii_case("chunked")) {
             Framing::Chunked
         } else if let Some(length) = self.header("content-length") {
             Framing::Length(length.parse().unwrap())
@@ -70,10 +64,7 @@ impl Wire {
     /// Takes over a fresh connection.
     pub fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
-        Wire {
-            stream,
-            buffer: Vec::new(),
-        }
+        Wire { stream, buffer: Vec::new() }
     }
 
     /// Writes all bytes.
@@ -87,23 +78,14 @@ impl Wire {
         let mut headers = Vec::new();
         loop {
             let Some(line) = self.line().await? else {
-                return if start.is_none() {
-                    Ok(None)
-                } else {
-                    Err(io::ErrorKind::UnexpectedEof.into())
-                };
+                return if start.is_none() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
             };
             match (&start, line.split_once(':')) {
                 (None, _) => start = Some(line),
                 (Some(start), _) if line.is_empty() => {
-                    return Ok(Some(Head {
-                        start: start.clone(),
-                        headers,
-                    }));
+                    return Ok(Some(Head { start: start.clone(), headers }));
                 }
-                (_, Some((name, value))) => {
-                    headers.push((name.to_string(), value.trim().to_string()))
-                }
+                (_, Some((name, value))) => headers.push((name.to_string(), value.trim().to_string())),
                 _ => return Err(io::Error::other(format!("not a header: {line}"))),
             }
         }
@@ -124,15 +106,10 @@ impl Wire {
             Framing::Chunked => {
                 let line = self.line().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
                 let digits = line.split(';').next().unwrap_or("").trim();
-                let size = usize::from_str_radix(digits, 16)
-                    .map_err(|_| io::Error::other(format!("not a chunk: {line}")))?;
+                let size =
+                    usize::from_str_radix(digits, 16).map_err(|_| io::Error::other(format!("not a chunk: {line}")))?;
                 if size == 0 {
-                    while !self
-                        .line()
-                        .await?
-                        .ok_or(io::ErrorKind::UnexpectedEof)?
-                        .is_empty()
-                    {}
+                    while !self.line().await?.ok_or(io::ErrorKind::UnexpectedEof)?.is_empty() {}
                     *framing = Framing::Length(0);
                     return Ok(None);
                 }
@@ -188,18 +165,10 @@ impl Wire {
         loop {
             if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                return Ok(Some(
-                    String::from_utf8_lossy(&line)
-                        .trim_end_matches(['\r', '\n'])
-                        .to_string(),
-                ));
+                return Ok(Some(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_string()));
             }
             if !self.fill().await? {
-                return if self.buffer.is_empty() {
-                    Ok(None)
-                } else {
-                    Err(io::ErrorKind::UnexpectedEof.into())
-                };
+                return if self.buffer.is_empty() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
             }
         }
     }
