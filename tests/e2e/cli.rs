@@ -236,3 +236,15 @@ async fn demo_says_when_its_port_is_taken() {
         "{said}"
     );
 }
+
+#[tokio::test]
+async fn what_would_be_unsafe_is_refused() {
+    for (keys, words) in [
+        ("admin: { address: 0.0.0.0:9900 }", ["admin", "token"]),
+        ("admin: { address: 10.0.0.1:9000, token: 0123456789abcdef }", ["admin", "10.0.0.1:9000"]),
+    ] {
+        let finished = check(&format!("{SMALL}{keys}\n")).await;
+        assert_eq!(finished.code, Some(1), "{keys}");
+        assert!(words.iter().all(|word| finished.err.contains(word)), "{keys}: {}", finished.err);
+    }
+}

@@ -27,7 +27,7 @@ impl Site {
             yaml += &format!("  {name}: {{ servers: [{}] }}\n", origin.server());
         }
         let fairlead = Fairlead::start(&config(&(yaml + rest))).await;
-        Site { fairlead, origins: origins }
+        Site { fairlead, origins }
     }
 
     /// Who answers a request: a pool's name, or the name of the refusal.
