@@ -130,6 +130,15 @@ async fn power_of_two_uses_all_servers() {
     assert!(counts.len() == 3 && counts.values().all(|n| (50..=150).contains(n)), "{counts:?}");
 }
 
+#[tokio::test]
+async fn power_of_two_favours_weight() {
+    let (light, heavy, other) = (Origin::start("light"), Origin::start("heavy"), Origin::start("other"));
+    let list = format!("{}, {}, {}", weighted(&light, 1), weighted(&heavy, 4), weighted(&other, 1));
+    let fairlead = Fairlead::start(&one_pool(&list, "balance: power-of-two")).await;
+    let counts = ask(&mut fairlead.client().await, 200).await;
+    assert!(counts["heavy"] > 120, "{counts:?}");
+}
+
 /// Who answers requests with these header lines; asks three times.
 async fn owner(client: &mut Client, headers: &str) -> String {
     let mut names = BTreeSet::new();

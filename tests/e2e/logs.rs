@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::support::{Fairlead, Heartbeat, Origin, one_pool, request, servers, until};
+use crate::support::{Client, Fairlead, Heartbeat, Origin, Reserved, config, get, one_pool, request, servers, until};
 
 /// One origin, and this access log.
 async fn start(access_log: &str) -> (Origin, Fairlead) {
@@ -180,10 +180,12 @@ async fn the_log_may_be_text() {
 
 #[tokio::test]
 async fn the_level_can_be_set() {
-    let origin = Origin::start("a");
-    let yaml = one_pool(&servers(&[&origin]), "").replace("format: json", "level: error");
-    let mut fairlead = Fairlead::spawn(&yaml.replace("admin: { address: \"127.0.0.1:0\" }\n", ""));
-    tokio::time::sleep(crate::support::ms(1000)).await;
+    let (origin, port) = (Origin::start("a"), Reserved::new());
+    let listeners = format!("listeners: [{{ address: \"{}\" }}]\nlog: {{ level: error }}\n", port.address);
+    let mut fairlead =
+        Fairlead::spawn(&config(&format!("pools: {{ app: {{ servers: [{}] }} }}\n{listeners}", origin.server())));
+    until("it listens", async || Client::try_connect(port.address).await.is_ok()).await;
+    until("it serves", async || get(port.address, "/", "").await.status == 200).await;
     assert!(fairlead.runs());
     assert_eq!(fairlead.log(), "");
 }
