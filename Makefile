@@ -1,0 +1,37 @@
+# make demo     four small servers, the proxy on :9090 and a live table; ARGS="--port 9191" and so on go to `fairlead demo`
+# make test     all that CI does: format, lints, docs, tests
+# make check    the same without running tests
+# make bench    what a choice and a lease cost, then load through the proxy beside nginx and HAProxy; ARGS="--help" tells more
+# Each installs what it needs from Debian's packages when it may, and otherwise says what is missing.
+
+SHELL := /bin/bash
+ARGS ?=
+LOCKED ?=
+step = @printf '\n==> %s\n' '$(1)'
+
+.PHONY: demo test check bench lint need-build need-test need-bench
+
+demo: need-build
+	@exec cargo run $(LOCKED) --profile quick --bin fairlead -- demo $(ARGS)
+
+test: lint
+	$(call step,cargo test)
+	@cargo test $(LOCKED) -- --show-output
+	$(call step,All passed)
+
+check: lint
+
+bench: need-bench
+	@exec benches/run $(ARGS)
+
+# Clippy and rustdoc only need the dependencies' metadata and share it; the tests then build them once.
+lint: need-test
+	$(call step,cargo fmt --check)
+	@cargo fmt --all --check
+	$(call step,cargo clippy -D warnings)
+	@cargo clippy $(LOCKED) --all-targets -- -D warnings
+	$(call step,cargo doc -D warnings)
+	@RUSTDOCFLAGS="-D warnings" cargo doc $(LOCKED) --no-deps
+
+need-build need-test need-bench: need-%:
+	@.ci/need $*
