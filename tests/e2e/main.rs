@@ -1,0 +1,19 @@
+//! Black-box tests: the real binary between a raw client and programmable origins, all on ports that the system chooses.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+mod accounting;
+mod admin;
+mod balancing;
+mod cli;
+mod failover;
+mod forwarding;
+mod headers;
+mod health;
+mod logs;
+mod protocol;
+mod routes;
+mod shutdown;
+mod timeouts;
+mod websocket;
