@@ -122,6 +122,18 @@ fn variables_are_typed_by_the_key_that_takes_them() {
 }
 
 #[test]
+fn redis_without_a_url_is_no_redis() {
+    let text = std::fs::read_to_string(here("tests/config/redis-empty-fine.yaml")).unwrap();
+    assert_eq!(read(&text).unwrap().redis, None);
+    let config = read(&text.replace("${REDIS_URL:-}", "redis://${SECRET}:hush@${SET}")).unwrap();
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("hush"), "passwords stay out of logs");
+    let redis = config.redis.unwrap();
+    assert_eq!((redis.servers.to_string().as_str(), redis.mode), ("redis://value:6379", config::Mode::Exact));
+    assert_eq!(redis.password.as_deref(), Some("hush"));
+}
+
+#[test]
 fn the_reference_reads_as_it_says() {
     let config = config::load(&here("conf/reference.yaml")).unwrap();
     let names: Vec<_> = config.pools.iter().map(|pool| pool.name.as_str()).collect();

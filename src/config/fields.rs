@@ -69,6 +69,21 @@ impl Fields<'_> {
         }
     }
 
+    /// A key that must be there, but may be without a value, as `${NAME:-}` is where nothing is set: Some(None) then.
+    pub(super) fn required_or_empty<K: Kind>(
+        &mut self,
+        name: &'static str,
+        doc: &str,
+        kind: K,
+    ) -> Option<Option<K::Out>> {
+        let empty = matches!(&self.mode, Mode::Read { map, .. } if map.iter().any(|(key, _)| key == name));
+        if empty && !self.given(name) {
+            self.known.push(name);
+            return Some(None);
+        }
+        self.required(name, doc, kind).map(Some)
+    }
+
     /// A key that may be left out.
     pub(super) fn optional<K: Kind>(&mut self, name: &'static str, doc: &str, kind: K) -> Option<K::Out> {
         match self.named(name, doc, &kind, None) {

@@ -22,6 +22,8 @@ mod pool;
 mod problem;
 mod process;
 mod quick;
+mod redis;
+mod redis_url;
 mod root;
 mod route;
 mod suggest;
@@ -35,6 +37,8 @@ pub use listener::{ClientTimeouts, Listener};
 pub use pool::{Address, HashKey, Pool, Server, Upstream};
 pub use problem::{Problem, Problems};
 pub use process::{AccessFormat, AccessLog, Admin, Log, LogFormat, Shutdown};
+pub use redis::{Mode, Redis, RedisTls};
+pub use redis_url::RedisServers;
 pub use root::schema;
 pub use route::{HostPattern, Match, Route, RouteTimeouts, Share};
 
@@ -52,6 +56,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// In the file's order; never empty.
     pub pools: Vec<Pool>,
+    /// None: counts live in this process.
+    pub redis: Option<Redis>,
     /// None: no admin listener.
     pub admin: Option<Admin>,
     /// The process's own log.

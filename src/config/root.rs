@@ -9,6 +9,7 @@ use super::listener::{Listener, listener};
 use super::pool::{PoolDraft, pool};
 use super::problem::Findings;
 use super::process::{AccessLog, Admin, Log, Shutdown, access_log, admin, log, shutdown};
+use super::redis::{Redis, redis};
 use super::route::{RouteDraft, route};
 use super::tree::Node;
 use super::units::{check_name, network};
@@ -21,6 +22,7 @@ pub(super) struct Draft {
     pub(super) pools: Vec<(String, Option<PoolDraft>)>,
     pub(super) admin: Option<Admin>,
     trusted_proxies: Vec<Option<IpNet>>,
+    redis: Option<Redis>,
     log: Log,
     access_log: Option<AccessLog>,
     shutdown: Shutdown,
@@ -42,6 +44,7 @@ pub(super) fn read(root: &Node, found: &mut Findings) -> Option<Config> {
         trusted_proxies: draft.trusted_proxies.into_iter().flatten().collect(),
         routes: draft.routes.into_iter().flatten().map(|draft| draft.route).collect(),
         pools: draft.pools.into_iter().filter_map(|(_, draft)| Some(draft?.pool)).collect(),
+        redis: draft.redis,
         admin: draft.admin,
         log: draft.log,
         access_log: draft.access_log,
@@ -74,19 +77,25 @@ fn draft(f: &mut Fields<'_>) -> Option<Draft> {
         "Servers that do the same work, by name of the pool.",
         Named { value: Section(pool), of: "pools", empty: false, check: check_name },
     );
+    let redis = f.optional(
+        "redis",
+        "Shares the counts of the whole fleet. Left out: counts live in this process, and nothing else changes.",
+        Section(redis),
+    );
     let admin = f.optional("admin", "The admin listener. Left out: there is none.", Section(admin));
     let log = f.section("log", "The process's own log, on standard error.", log);
     let access_log =
         f.optional("access_log", "The log of requests. Left out: they are not logged.", Section(access_log));
     let shutdown = f.section("shutdown", "How the process ends.", shutdown);
     let threads = f.default("threads", "Worker threads of the proxy; 0: one per core.", count(0, 1024), 0);
-    f.later(&["runtime_dir", "redis"]);
+    f.later(&["runtime_dir"]);
     Some(Draft {
         // What is missing or bad has been noted: go on with the rest of it.
         listeners: listeners.unwrap_or_default(),
         trusted_proxies: trusted_proxies.unwrap_or_default(),
         routes: routes.unwrap_or_default(),
         pools: pools.unwrap_or_default(),
+        redis: redis.flatten(),
         admin,
         log: log?,
         access_log,

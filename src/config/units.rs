@@ -101,6 +101,26 @@ pub(super) fn show(span: Duration) -> String {
     }
 }
 
+/// How often a second, such as `50/s`; 0 is refused.
+pub(super) fn rate() -> Parsed<u32> {
+    Parsed {
+        what: "a rate such as `50/s`",
+        pattern: "^[1-9][0-9]{0,8}/s$",
+        parse: |text| {
+            let number = text.strip_suffix("/s").unwrap_or(text);
+            match number.parse::<u32>() {
+                Ok(rate @ 1..=999_999_999) if number.bytes().all(|b| b.is_ascii_digit()) => {
+                    match text.ends_with("/s") {
+                        true => Ok(rate),
+                        false => Err(format!("has no unit: write `{rate}/s`")),
+                    }
+                }
+                _ => Err("is not a rate: write a whole number from 1 to 999999999 with `/s`, like `50/s`".to_owned()),
+            }
+        },
+    }
+}
+
 /// IP:PORT to listen on.
 pub(super) fn socket() -> Parsed<SocketAddr> {
     Parsed {
@@ -247,6 +267,16 @@ mod tests {
         }
         for text in ["0s", "1ms", "1500ms", "90s", "2m", "1h"] {
             assert_eq!(show(parse_duration(text).unwrap()), text);
+        }
+    }
+
+    #[test]
+    fn rates() {
+        let parse = rate().parse;
+        assert_eq!(parse("10000/s"), Ok(10_000));
+        assert_eq!(parse("50").unwrap_err(), "has no unit: write `50/s`");
+        for bad in ["", "/s", "0/s", "-1/s", "+1/s", "1.5/s", "1/m", "1000000000/s", "50 /s"] {
+            assert!(parse(bad).unwrap_err().contains("is not a rate"), "{bad}");
         }
     }
 

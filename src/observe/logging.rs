@@ -19,10 +19,11 @@ use crate::config::{Log, LogFormat};
 pub fn init(config: Log) {
     let mut builder = env_logger::Builder::new();
     builder.filter_level(config.level.min(LevelFilter::Warn)).filter_module("fairlead", config.level);
-    // Pingora reports each client that goes away as an error; the access log and the metrics tell that better.
-    let pingora = if config.level >= LevelFilter::Debug { config.level } else { LevelFilter::Off };
-    for module in ["pingora_proxy", "pingora_core::apps", "pingora_core::protocols"] {
-        builder.filter_module(module, pingora);
+    // Pingora reports each client that goes away as an error, fred each attempt to connect to a Redis that is away; our own logs and
+    // the metrics tell that better.
+    let libraries = if config.level >= LevelFilter::Debug { config.level } else { LevelFilter::Off };
+    for module in ["pingora_proxy", "pingora_core::apps", "pingora_core::protocols", "fred"] {
+        builder.filter_module(module, libraries);
     }
     if let Ok(filter) = std::env::var("FAIRLEAD_LOG") {
         builder.parse_filters(&filter);

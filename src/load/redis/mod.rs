@@ -13,11 +13,13 @@
 //! | [`Node`] | the state machine of one node and pool: no sockets, no clock |
 //! | [`servers`] | names, local indexes and slots of a pool's servers, and what has been sent of each |
 //! | [`calls`] | arguments and replies of the rare scripts: register, reap, audit |
+//! | [`client`] | the way to Redis: the only part that does input and output |
 //! | [`reply`] | what Redis answers, independent of the client library |
 //!
-//! Nothing here does input or output: the exchange loop does, and so does the random test in `tests/redis_protocol`.
+//! Nothing else here does input or output: the exchange loop does, and so does the random test in `tests/redis_protocol`.
 
 pub mod calls;
+pub mod client;
 pub mod keys;
 mod node;
 pub mod reply;
@@ -25,6 +27,7 @@ pub mod scripts;
 pub mod servers;
 mod view;
 
+pub use client::{CallError, Client, Link, StartError};
 pub use node::{Answer, Node, Outcome, Refusal, Request, TableRead};
 pub use reply::{BadReply, Value};
 pub use view::View;
