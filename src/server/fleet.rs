@@ -72,8 +72,9 @@ fn incarnation() -> String {
 
 /// Keeps the metric.
 async fn watch(client: Client, metrics: FleetMetrics) {
+    let mut link = client.link();
     loop {
-        metrics.set_up(client.is_up());
-        client.changed().await;
+        metrics.set_up(link.up);
+        link = client.changed(link).await;
     }
 }
