@@ -16,7 +16,7 @@ demo: need-build
 
 test: lint
 	$(call step,cargo test)
-	@cargo test $(LOCKED) -- --show-output
+	@cargo test $(LOCKED) --no-fail-fast -- --show-output
 	$(call step,All passed)
 
 check: lint

@@ -7,6 +7,8 @@ use divan::{Bencher, black_box};
 use fairlead::load::{Lease, Ledger};
 
 const THREADS: [usize; 3] = [1, 2, 4];
+/// Long enough, some milliseconds, that the threads really meet.
+const SAMPLE: u32 = 100_000;
 
 fn main() {
     divan::main();
@@ -39,7 +41,7 @@ fn thread_number() -> usize {
 // The leases are dropped by hand: divan would drop what is returned after the clock has stopped.
 
 /// The worst case: every thread counts on the same server.
-#[divan::bench(threads = THREADS)]
+#[divan::bench(threads = THREADS, sample_count = 30, sample_size = SAMPLE)]
 fn lease_on_one_server(bencher: Bencher<'_, '_>) {
     let servers = servers(1);
     bencher.bench(|| drop(Lease::take(black_box(&servers)[0].clone())));
@@ -47,7 +49,7 @@ fn lease_on_one_server(bencher: Bencher<'_, '_>) {
 }
 
 /// Every thread counts on a server of its own: as fast as one thread alone, unless servers share a cache line.
-#[divan::bench(threads = THREADS)]
+#[divan::bench(threads = THREADS, sample_count = 30, sample_size = SAMPLE)]
 fn lease_on_a_server_each(bencher: Bencher<'_, '_>) {
     let servers = servers(64);
     bencher.bench(|| drop(Lease::take(black_box(&servers)[thread_number() % 64].clone())));
@@ -55,7 +57,7 @@ fn lease_on_a_server_each(bencher: Bencher<'_, '_>) {
 }
 
 /// As a request does: the counts of four servers are read, then the least loaded is counted on.
-#[divan::bench(threads = THREADS)]
+#[divan::bench(threads = THREADS, sample_count = 30, sample_size = SAMPLE)]
 fn read_four_and_lease_the_least(bencher: Bencher<'_, '_>) {
     let servers = servers(4);
     bencher.bench(|| {

@@ -1,6 +1,7 @@
 //! The commands. Exit codes: 0 fine, 1 refused or invalid, 2 usage.
 
 mod check;
+mod demo;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -34,6 +35,8 @@ enum Command {
         #[arg(short, long, default_value = DEFAULT_FILE)]
         config: PathBuf,
     },
+    /// Start four small servers, the proxy and some traffic, and show who is busy
+    Demo(demo::Arguments),
     /// Start the proxy without a file: one listener, one pool
     Proxy {
         /// Where clients connect, e.g. 0.0.0.0:9090
@@ -68,6 +71,7 @@ pub fn main() -> ExitCode {
             Ok(config) => start(config),
             Err(problems) => refused(problems),
         },
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Proxy { listen, to, health, admin } => match quick(listen, &to, admin, health.as_deref()) {
             Ok(config) => start(config),
             Err(message) => refused(message),

@@ -3,3 +3,4 @@
 pub mod client;
 pub mod hop_by_hop;
 pub mod request_id;
+pub mod target;

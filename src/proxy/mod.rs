@@ -25,8 +25,8 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::Version;
-use http::header::{HOST, UPGRADE};
+use http::header::{HOST, TRANSFER_ENCODING, UPGRADE};
+use http::{StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
@@ -39,7 +39,7 @@ pub use self::refusal::Refusal;
 
 use crate::balance::{Policy, hash_key};
 use crate::config::HashKey;
-use crate::filters::{client, hop_by_hop, request_id};
+use crate::filters::{client, hop_by_hop, request_id, target};
 use crate::node::Node;
 use crate::proxy::deadline::{Socket, TICK};
 use crate::routing;
@@ -186,6 +186,13 @@ impl ProxyHttp for Proxy {
         if let Some(id) = &ctx.request_id {
             request.insert_header(request_id::NAME, id.clone())?;
         }
+        target::to_origin_form(request);
+        if !request.headers.contains_key(HOST)
+            && let Some(server) = &ctx.server
+        {
+            // From an HTTP/1.0 client; the server is spoken to in HTTP/1.1, which asks for one.
+            request.insert_header(HOST, server.address.to_string())?;
+        }
         Ok(())
     }
 
@@ -223,11 +230,19 @@ impl ProxyHttp for Proxy {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
         hop_by_hop::strip(response);
+        if session.req_header().version == Version::HTTP_10 {
+            // Such a client knows no chunks: its body ends with the connection.
+            response.remove_header(&TRANSFER_ENCODING);
+            session.set_keepalive(None);
+        }
+        if self.node.lifecycle.is_draining() && response.status != StatusCode::SWITCHING_PROTOCOLS {
+            session.set_keepalive(None);
+        }
         if let Some(id) = &ctx.request_id {
             response.insert_header(request_id::NAME, id.clone())?;
         }

@@ -1,7 +1,7 @@
 //! The composition root: from a configuration to running services, and how they start and end.
 //!
 //! Start: sockets are bound (a taken port ends the process at once) → pools are checked once → listeners accept →
-//! ready. End: see [`shutdown`].
+//! ready. End: see `shutdown`.
 
 mod edge;
 mod listeners;

@@ -247,13 +247,12 @@ fn report_if_nobody_ever_passed(pool: &Pool) {
 }
 
 fn plain(error: &Error) -> String {
-    let what = match error.etype() {
+    match error.etype() {
         ErrorType::ConnectRefused => "connection refused".to_owned(),
         ErrorType::ConnectTimedout => "connecting took too long".to_owned(),
         ErrorType::ConnectionClosed => "the server closed the connection without an answer".to_owned(),
         other => other.as_str().to_owned(),
-    };
-    what
+    }
 }
 
 fn range(low: u16, high: u16) -> String {
