@@ -1,0 +1,10 @@
+//! The client against real servers: `redis-server` must be installed. Each test starts its own, on ports that the system chooses.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod cluster;
+mod credentials;
+mod sentinel;
+mod single;
+mod support;
+mod tls;
+mod trouble;
