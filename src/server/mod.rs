@@ -81,7 +81,12 @@ pub fn run(prepared: Prepared) {
     let pools = server.add_service(background_service("pools", pools::Pools::new(node.clone())));
     let mut proxy = HttpProxy::new(Proxy::new(node.clone()), server.configuration.clone());
     proxy.handle_init_modules();
-    let edge = server.add_service(edge::Edge::new(node.clone(), EdgeApp::new(node.clone(), proxy), listeners, config.redis.clone()));
+    let edge = server.add_service(edge::Edge::new(
+        node.clone(),
+        EdgeApp::new(node.clone(), proxy),
+        listeners,
+        config.redis.clone(),
+    ));
     edge.add_dependency(&pools);
     if let Some(bound) = admin {
         server.add_service(background_service("admin", admin::Service::new(node.clone(), bound)));

@@ -11,18 +11,17 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
-use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::balance::view::{Decayed, OthersRate, age, interval};
-use crate::config::redis::Mode as Configured;
+use crate::config::Mode as Configured;
 use crate::load::fleet::mode::{Signs, prefer_exact};
 use crate::load::fleet::share::{Mode, Share, Waiter};
 use crate::load::redis::calls::{self, Incarnations, TableOp, Terms};
 use crate::load::redis::client::{CallError, Client};
 use crate::load::redis::keys::Keys;
 use crate::load::redis::{Answer, Node, Outcome, Request, Value, scripts};
-use crate::load::{Ledger, Lease};
+use crate::load::{Lease, Ledger};
 use crate::observe::fleet::FleetMetrics;
 
 /// How long this node's counts outlive it.
@@ -73,7 +72,7 @@ pub struct Exchange<T: AsRef<Ledger>> {
     share: Arc<Share<T>>,
     metrics: FleetMetrics,
     keys: Keys,
-    exchange_keys: Vec<Bytes>,
+    exchange_keys: [Bytes; 6],
     node: Node,
     queue: mpsc::UnboundedReceiver<Waiter<T>>,
     commands: mpsc::UnboundedReceiver<Command>,
@@ -156,7 +155,7 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         let now = Instant::now();
         let servers = settings.servers.len();
         Exchange {
-            exchange_keys: keys.exchange(&incarnation).to_vec(),
+            exchange_keys: keys.exchange(&incarnation),
             keys,
             node,
             client,
@@ -281,9 +280,10 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         let mut riders = VecDeque::new();
         if for_waiters {
             // One call has one list of exclusions: whoever wants another rides on the next.
-            while let Some(waiter) = self.waiting.pop_front_if(|waiter| {
-                riders.front().is_none_or(|first: &Waiter<T>| first.excluded == waiter.excluded)
-            }) {
+            while let Some(waiter) = self
+                .waiting
+                .pop_front_if(|waiter| riders.front().is_none_or(|first: &Waiter<T>| first.excluded == waiter.excluded))
+            {
                 riders.push_back(waiter);
                 if riders.len() == PICKS {
                     break;
@@ -311,7 +311,7 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
             self.next_beat = now + HEARTBEAT;
         }
         self.next_call = now + self.jittered();
-        let call = self.client.call(&scripts::EXCHANGE, self.exchange_keys.clone(), args);
+        let call = self.client.call(&scripts::EXCHANGE, &self.exchange_keys, args);
         self.calls.push_back(Box::pin(async move { (seq, call.await) }));
         self.out.push_back(Out { seq, waiters: riders, sent: now, made: self.made });
     }
@@ -507,21 +507,22 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         // The first time this process says what its file says; later it only adds what is missing, so that nodes with
         // different files do not fight.
         let op = if self.registered_once { TableOp::Add } else { TableOp::Set };
-        let names: Vec<_> = self.settings.servers.iter().map(|(name, terms)| (Bytes::from(name.clone()), *terms)).collect();
+        let names: Vec<_> =
+            self.settings.servers.iter().map(|(name, terms)| (Bytes::from(name.clone()), *terms)).collect();
         self.send_register(op, &names);
     }
 
     fn send_register(&mut self, op: TableOp, servers: &[(Bytes, Terms)]) {
         let mut args = Vec::new();
         calls::register(op, servers.iter().map(|(name, terms)| (name, *terms)), &mut args);
-        let call = self.client.call(&scripts::REGISTER, self.keys.register().to_vec(), args);
+        let call = self.client.call(&scripts::REGISTER, &self.keys.register(), args);
         self.rare.push(Box::pin(async move { Rare::Table(call.await) }));
     }
 
     fn reap(&mut self, dead: Bytes) {
         let mut args = Vec::new();
         calls::reap(&dead, false, &mut args);
-        let call = self.client.call(&scripts::REAP, self.keys.reap(&dead).to_vec(), args);
+        let call = self.client.call(&scripts::REAP, &self.keys.reap(&dead), args);
         log::info!(pool = self.settings.pool, node = String::from_utf8_lossy(&dead).into_owned(); "node_lease_ran_out");
         self.rare.push(Box::pin(async move { Rare::Reaped(call.await) }));
     }
@@ -550,7 +551,7 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
     fn send_audit(&mut self, incarnations: &[Bytes]) {
         let mut args = Vec::new();
         calls::audit(incarnations, LEASE.as_millis() as u32, &mut args);
-        let call = self.client.call(&scripts::AUDIT, self.keys.audit(incarnations), args);
+        let call = self.client.call(&scripts::AUDIT, &self.keys.audit(incarnations), args);
         self.rare.push(Box::pin(async move { Rare::Audited(call.await) }));
     }
 
@@ -604,7 +605,7 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
     fn terms_of(&self, index: usize) -> Option<(Bytes, Terms)> {
         match self.settings.servers.get(index) {
             Some((name, terms)) => Some((Bytes::from(name.clone()), *terms)),
-            None => Some((self.node.servers().name(index)?.clone(), Terms { weight: 0.0, cap: 0 })),
+            None => Some((self.node.servers().name(index), Terms { weight: 0.0, cap: 0 })),
         }
     }
 
@@ -615,7 +616,7 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         calls::reap(self.node.incarnation(), true, &mut args);
         let me = self.node.incarnation().clone();
         // Calls that are out run before it: one connection keeps the order.
-        let call = self.client.call(&scripts::REAP, self.keys.reap(&me).to_vec(), args);
+        let call = self.client.call(&scripts::REAP, &self.keys.reap(&me), args);
         if let Err(error) = call.await {
             log::warn!(pool = self.settings.pool, error = format!("{error:?}"); "row_left_to_its_lease");
         }

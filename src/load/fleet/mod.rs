@@ -26,10 +26,15 @@ use crate::load::redis::client::Client;
 const LEAVE_WITHIN: Duration = Duration::from_millis(1500);
 
 /// This node's part in the fleet.
-#[derive(Debug)]
 pub struct Fleet {
     client: Client,
     exchanges: Vec<mpsc::UnboundedSender<Command>>,
+}
+
+impl std::fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fleet").field("pools", &self.exchanges.len()).finish_non_exhaustive()
+    }
 }
 
 impl Fleet {

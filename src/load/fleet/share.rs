@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::balance::tide;
-use crate::load::{Ledger, Lease};
+use crate::load::{Lease, Ledger};
 
 /// A view older than this says nothing any more.
 const STALE: Duration = Duration::from_secs(1);
@@ -155,7 +155,14 @@ impl<T: AsRef<Ledger>> Share<T> {
     }
 
     /// Takes over a view that was true at `seen`.
-    pub(super) fn set_view(&self, others: impl Iterator<Item = u32>, nodes: u32, seen: Instant, lag: Duration, rate: f64) {
+    pub(super) fn set_view(
+        &self,
+        others: impl Iterator<Item = u32>,
+        nodes: u32,
+        seen: Instant,
+        lag: Duration,
+        rate: f64,
+    ) {
         for (count, others) in self.others.iter().zip(others) {
             count.store(others, Ordering::Relaxed);
         }
