@@ -88,6 +88,8 @@ pub struct Member {
     viewed: Option<(f64, f64)>,
     sync: f64,
     completions: Vec<Decayed>,
+    /// Those as of the last view, if a choice has asked for them since.
+    faded: Vec<f32>,
     looked: Nanos,
     renewed: Nanos,
     audited: Nanos,
@@ -130,6 +132,7 @@ impl Member {
             viewed: None,
             sync: 0.0,
             completions: vec![Decayed::default(); weights.len()],
+            faded: Vec::new(),
             looked: 0,
             renewed: 0,
             audited: now,
@@ -198,6 +201,9 @@ impl Member {
             let mut draw = Draw { rng: &mut self.rng, ticket: 0, key: 0, ring: None };
             return policy.pick(&self.candidates, &mut draw);
         }
+        if self.faded.is_empty() {
+            self.faded.extend(self.completions.iter().map(|count| count.value(now, COMPLETIONS_TAU) as f32));
+        }
         self.shares.clear();
         let view = self.node.view();
         for (at, own) in self.own.iter().enumerate() {
@@ -206,7 +212,7 @@ impl Member {
                 weight: self.weights[at],
                 queued: (view.others(at) + own) as f32,
                 own: *own,
-                completions: self.completions[at].value(now, COMPLETIONS_TAU) as f32,
+                completions: self.faded[at],
             });
         }
         let unseen = match self.mode {
@@ -365,6 +371,7 @@ impl Member {
         if answer.view {
             let (sent, rtt) = (seconds(call.sent), seconds(rtt));
             self.viewed = Some((sent, rtt));
+            self.faded.clear();
             self.rate.observe(self.node.view().picks, self.counted, sent + rtt / 2.0);
         }
         self.audit |= answer.audit;

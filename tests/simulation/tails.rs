@@ -39,7 +39,8 @@ fn many(workers: u32) -> Setup {
 fn p99(setup: &Setup, mode: Mode, span: Nanos) -> f64 {
     let begin = Instant::now();
     let mut world = World::new(setup.clone(), |_| mode);
-    world.run(span / 10);
+    // Near its capacity a queue takes long to become what it will be; with several workers less long.
+    world.run(5 * SEC / u64::from(setup.servers[0].workers));
     let counted = world.run(span);
     // Those that came near the end and are not done yet would be missing among the slowest.
     world.end_arrivals();
@@ -49,9 +50,10 @@ fn p99(setup: &Setup, mode: Mode, span: Nanos) -> f64 {
     let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|q| world.latencies.quantile(q, counted.clone()));
     assert!(world.longest_wait <= crate::node::TIMEOUT);
     println!(
-        "{:>3} nodes {:>3} servers {:<12} p50 {p50:>7.1}  p99 {p99:>7.1}  p99.9 {p999:>7.1} ms  {} requests, {} calls, {:.0} s in {:.1} s",
+        "{:>3} nodes {:>3}×{} servers {:<10} p50 {p50:>7.1}  p99 {p99:>7.1}  p99.9 {p999:>7.1} ms  {} requests, {} calls, {:.0} s in {:.1} s",
         setup.nodes,
         setup.servers.len(),
+        setup.servers[0].workers,
         format!("{mode:?}"),
         world.latencies.len(),
         world.steps,
@@ -81,7 +83,7 @@ fn span(default: u64) -> Nanos {
 
 #[test]
 fn two_speeds_of_servers() {
-    let [ideal, exact, batched, local] = compare(&two_speeds(), span(60));
+    let [ideal, exact, batched, local] = compare(&two_speeds(), span(40));
     assert!(batched <= local / 2.0, "batched {batched:.1} ms, local {local:.1} ms");
     assert!(exact <= 1.1 * ideal && batched <= 1.25 * ideal, "{ideal:.1} {exact:.1} {batched:.1} ms");
 }
@@ -89,17 +91,18 @@ fn two_speeds_of_servers() {
 #[test]
 fn many_servers() {
     let [_, _, batched, local] = compare(&many(1), span(4));
-    assert!(batched <= local / 1.5, "batched {batched:.1} ms, local {local:.1} ms");
+    assert!(batched <= local / 2.0, "batched {batched:.1} ms, local {local:.1} ms");
 }
 
+/// Four workers a server, so four times as many picks between two views.
 #[test]
 fn an_old_view_does_not_make_nodes_herd() {
-    for (interval_ms, max_calls, gain) in [(5, 10_000.0, 0.6), (100, 500.0, 0.2)] {
-        let setup = Setup { max_calls, ..many(1) };
-        let [local, tide, stale] = [Mode::Local, Mode::Batched, Mode::Stale].map(|mode| p99(&setup, mode, span(3)));
-        let all = format!("every {interval_ms} ms: tide {tide:.1}, least of the view {stale:.1}, local {local:.1} ms");
-        println!("{all}");
-        assert!(tide <= gain * stale, "{all}");
-        assert!(tide <= 1.1 * local, "{all}");
+    let setup = many(4);
+    let seldom = Setup { max_calls: 500.0, ..setup.clone() };
+    let local = p99(&setup, Mode::Local, span(1));
+    for (setup, interval, gain) in [(setup, "5 ms", 0.6), (seldom, "100 ms", 0.15)] {
+        let [tide, stale] = [Mode::Batched, Mode::Stale].map(|mode| p99(&setup, mode, span(1)));
+        let all = format!("every {interval}: tide {tide:.1}, least of the view {stale:.1}, local {local:.1} ms");
+        assert!(tide <= gain * stale && tide <= 1.1 * local, "{all}");
     }
 }
