@@ -71,7 +71,7 @@ pub struct Fate {
 pub struct Link {
     pub connection: u32,
     /// Later messages arrive, and later answers come back, after these.
-    pub last_arrival: Nanos,
+    last_arrival: Nanos,
     last_reply: Nanos,
     /// Lost already, though the node may not know.
     cut: bool,

@@ -361,7 +361,8 @@ impl World {
     }
 
     pub fn freeze(&mut self, member: usize, span: Nanos) {
-        self.members[member].frozen_until = self.now + span;
+        let it = &mut self.members[member];
+        it.frozen_until = it.frozen_until.max(self.now + span);
     }
 
     pub fn drop_connection(&mut self, member: usize) {
@@ -375,19 +376,12 @@ impl World {
         if power != Power::Up {
             return;
         }
-        // Each connection's in order, connections as it comes.
-        let mut delays: Vec<(Origin, Nanos)> = Vec::new();
+        // First what came over living connections, in its order; what lies in those given up comes as it may, beside newer calls.
         for message in std::mem::take(&mut self.held) {
-            let origin = message.origin;
-            let known = delays.iter().find(|(of, _)| *of == origin).map(|(_, delay)| *delay);
-            let delay = known.unwrap_or_else(|| self.rng.u64(0..5 * MS));
-            if known.is_none() {
-                delays.push((origin, delay));
-            }
-            let link = &mut self.members[origin.member].link;
-            if link.connection == origin.connection {
-                link.last_arrival = link.last_arrival.max(self.now + delay);
-            }
+            let Origin { member, life, connection } = message.origin;
+            let it = &self.members[member];
+            let living = it.life == life && it.link.connection == connection;
+            let delay = if living { 0 } else { self.rng.u64(0..5 * MS) };
             self.push(self.now + delay, Event::ToStore(message));
         }
     }
