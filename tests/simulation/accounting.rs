@@ -6,7 +6,7 @@ use crate::network::Faults;
 use crate::node::{LEASE_MS, Mode};
 use crate::servers::{Law, Spec};
 use crate::setting;
-use crate::store::Key;
+use crate::store::{Data, Key};
 use crate::world::{MS, Nanos, Power, SEC, Setup, World};
 
 const LEASE: Nanos = LEASE_MS as Nanos * MS;
@@ -29,9 +29,9 @@ fn mixed(number: usize) -> Mode {
 }
 
 /// Something goes wrong.
-fn mischief(world: &mut World, rng: &mut fastrand::Rng) -> &'static str {
+fn mischief(world: &mut World, replica: Data, rng: &mut fastrand::Rng) -> &'static str {
     let member = rng.usize(0..world.members.len());
-    match rng.u32(0..16) {
+    match rng.u32(0..18) {
         // Never the last one: there would be nobody to reap it.
         0 | 1 if world.members[member].alive && world.members.iter().filter(|other| other.alive).count() > 1 => {
             world.crash(member);
@@ -64,7 +64,11 @@ fn mischief(world: &mut World, rng: &mut fastrand::Rng) -> &'static str {
             world.store.delete(keys[rng.usize(0..keys.len())]);
             "DEL"
         }
-        12 | 13 => {
+        12 => {
+            world.store.fail_over(replica);
+            "failover"
+        }
+        13 | 14 => {
             world.members[member].mode = mixed(rng.usize(0..2));
             "another mode"
         }
@@ -87,7 +91,9 @@ fn any_faults_in_any_order() {
             world.faults = Faults { lost_before: 0.004, lost_after: 0.004, late: 0.004, doubled: 0.01, jitter: 3.0 };
             for _ in 0..20 {
                 world.run(rng.u64(0..500 * MS));
-                *happened.entry(mischief(&mut world, &mut rng)).or_default() += 1;
+                let replica = world.store.data.clone();
+                world.run(rng.u64(0..50 * MS));
+                *happened.entry(mischief(&mut world, replica, &mut rng)).or_default() += 1;
             }
             // Quiet: late messages come in, nodes thaw, the dead are reaped, what was deleted is put right.
             world.faults = Faults::default();

@@ -81,7 +81,7 @@ struct Entry {
     load: Option<u32>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Table {
     table_gen: i64,
     weighted: bool,
@@ -101,21 +101,29 @@ pub enum Key {
     Row,
 }
 
-/// Redis, as far as Fairlead uses it.
-#[derive(Debug)]
-pub struct Store {
+/// All that the keys of a pool hold.
+#[derive(Clone, Debug, Default)]
+pub struct Data {
     table: Option<Table>,
     tot: Option<Packed>,
     rows: BTreeMap<Bytes, Packed>,
     /// Expiry, ms.
     leases: BTreeMap<Bytes, i64>,
-    rng: fastrand::Rng,
     /// Somebody deleted a key: totals are off until the next audit.
-    pub damaged: bool,
+    damaged: bool,
     /// Rows that the last audit did not know of, so that totals do not have them.
     left_out: BTreeSet<Bytes>,
-    /// Changes that a row did not bear. Only a bug does that.
-    pub refused: u64,
+    /// The table was deleted: rows stand by old slots until their nodes know.
+    slots_may_move: bool,
+}
+
+/// Redis, as far as Fairlead uses it.
+#[derive(Debug)]
+pub struct Store {
+    pub data: Data,
+    rng: fastrand::Rng,
+    /// Changes that a row did not bear. Only a bug does that, or a table made anew.
+    refused: u64,
     pub seen: BTreeMap<&'static str, u64>,
 }
 
@@ -127,17 +135,7 @@ fn refuse(error: &str) -> Reply {
 
 impl Store {
     pub fn new(seed: u64) -> Self {
-        Self {
-            table: None,
-            tot: None,
-            rows: BTreeMap::new(),
-            leases: BTreeMap::new(),
-            rng: fastrand::Rng::with_seed(seed),
-            damaged: false,
-            left_out: BTreeSet::new(),
-            refused: 0,
-            seen: BTreeMap::new(),
-        }
+        Self { data: Data::default(), rng: fastrand::Rng::with_seed(seed), refused: 0, seen: BTreeMap::new() }
     }
 
     fn see(&mut self, what: &'static str) {
@@ -150,14 +148,14 @@ impl Store {
         let [seq, ttl, flags, made, k] = [1, 2, 3, 4, 5].map(|at| words[at].int());
         let (pairs, excluded) = words[8..].split_at(2 * words[7].int() as usize);
         let reset = flags & 1 != 0;
-        let last = self.rows.get(me).map_or(0, |row| row.head);
+        let last = self.data.rows.get(me).map_or(0, |row| row.head);
         let mut off = 0;
         if reset {
             if seq <= last {
                 self.see("reset STALE");
                 return refuse("STALE seen");
             }
-            if last == 0 && self.leases.contains_key(me) {
+            if last == 0 && self.data.leases.contains_key(me) {
                 off = -1;
             }
         } else if last == 0 {
@@ -170,7 +168,7 @@ impl Store {
             self.see("GAP");
             return refuse("GAP reset first");
         }
-        let Some(table) = &mut self.table else {
+        let Some(table) = &mut self.data.table else {
             self.see("UNKNOWN");
             return refuse("UNKNOWN table");
         };
@@ -181,9 +179,9 @@ impl Store {
                 None => return refuse("UNKNOWN server"),
             }
         }
-        self.damaged |= self.left_out.remove(me);
-        let row = self.rows.entry(me.clone()).or_default();
-        let tot = self.tot.get_or_insert_default();
+        self.data.damaged |= self.data.left_out.remove(me);
+        let row = self.data.rows.entry(me.clone()).or_default();
+        let tot = self.data.tot.get_or_insert_default();
         if reset {
             *self.seen.entry("RESET").or_default() += 1;
             let row_lost = off < 0;
@@ -211,7 +209,7 @@ impl Store {
         for (slot, change) in changes {
             let Ok(count) = u32::try_from(i64::from(row.get(slot)) + change) else {
                 off += i64::from(!reset);
-                self.refused += 1;
+                self.refused += u64::from(!self.data.slots_may_move);
                 continue;
             };
             *row.at(slot) = count;
@@ -232,12 +230,12 @@ impl Store {
         }
         tot.head += picks.len() as i64;
         if ttl > 0 {
-            self.leases.insert(me.clone(), now + ttl);
+            self.data.leases.insert(me.clone(), now + ttl);
         }
         let mut reply = vec![Value::Int(table.table_gen), Value::Array(picks), Value::Int(off)];
         if flags & 2 != 0 {
-            let live = self.leases.values().filter(|expiry| **expiry >= now).count();
-            let dead = self.leases.iter().filter(|lease| *lease.1 < now).min_by_key(|lease| *lease.1);
+            let live = self.data.leases.values().filter(|expiry| **expiry >= now).count();
+            let dead = self.data.leases.iter().filter(|lease| *lease.1 < now).min_by_key(|lease| *lease.1);
             let dead = dead.map_or(Bytes::new(), |lease| lease.0.clone());
             reply.extend([tot.bytes(), Value::Int(live as i64), Value::Bytes(dead), Value::Int(now)]);
         }
@@ -249,18 +247,18 @@ impl Store {
 
     pub fn reap(&mut self, words: &[Word], now: i64) -> Reply {
         let (who, leave) = (words[0].text(), words[1].int() == 1);
-        if !leave && self.leases.get(who).is_none_or(|expiry| *expiry >= now) {
+        if !leave && self.data.leases.get(who).is_none_or(|expiry| *expiry >= now) {
             return Ok(Value::Int(0));
         }
-        let row = self.rows.remove(who).unwrap_or_default();
+        let row = self.data.rows.remove(who).unwrap_or_default();
         for (slot, count) in row.counts.into_iter().enumerate().filter(|(_, count)| *count > 0) {
-            let total = self.tot.get_or_insert_default().at(slot);
+            let total = self.data.tot.get_or_insert_default().at(slot);
             *total = total.saturating_sub(count);
-            if let Some(entry) = self.table.as_mut().and_then(|table| table.entries.get_mut(slot)) {
+            if let Some(entry) = self.data.table.as_mut().and_then(|table| table.entries.get_mut(slot)) {
                 entry.load = Some(*total);
             }
         }
-        self.leases.remove(who);
+        self.data.leases.remove(who);
         self.see("reaped");
         Ok(Value::Int(1))
     }
@@ -270,7 +268,7 @@ impl Store {
         assert_eq!(words[0].text(), "add");
         let mut changed = false;
         for triple in words[1..].chunks_exact(3) {
-            let table = self.table.get_or_insert_default();
+            let table = self.data.table.get_or_insert_default();
             let name = triple[0].text();
             if !table.slots.contains_key(name) {
                 let weight = std::str::from_utf8(triple[1].text()).unwrap().parse().unwrap();
@@ -279,14 +277,14 @@ impl Store {
                 changed = true;
             }
         }
-        let Some(table) = &mut self.table else {
+        let Some(table) = &mut self.data.table else {
             return Ok(Value::Array(vec![Value::Int(0), Value::Array(Vec::new())]));
         };
         if changed {
             table.table_gen = (table.table_gen + 1).max(now * 1000);
             let first = table.entries[0].weight;
             table.weighted = table.entries.iter().any(|e| e.weight != first || e.weight <= 0.0 || e.cap > 0);
-            let tot = self.tot.get_or_insert_default();
+            let tot = self.data.tot.get_or_insert_default();
             tot.at(table.entries.len() - 1);
             for (slot, entry) in table.entries.iter_mut().enumerate() {
                 entry.load = Some(tot.get(slot));
@@ -302,59 +300,62 @@ impl Store {
 
     /// The members of `lease`, before an audit.
     pub fn leased(&self) -> Reply {
-        Ok(Value::Array(self.leases.keys().cloned().map(Value::Bytes).collect()))
+        Ok(Value::Array(self.data.leases.keys().cloned().map(Value::Bytes).collect()))
     }
 
     /// The full one.
     pub fn audit(&mut self, words: &[Word], now: i64) -> Reply {
         assert_eq!(words[0].text(), "full");
         let ttl = words[1].int();
-        let Some(table) = &mut self.table else { return refuse("UNKNOWN table") };
+        let Some(table) = &mut self.data.table else { return refuse("UNKNOWN table") };
         let passed: Vec<&Bytes> = words[2..].iter().map(Word::text).collect();
-        if self.leases.keys().any(|who| !passed.contains(&who)) {
+        if self.data.leases.keys().any(|who| !passed.contains(&who)) {
             return refuse("RETRY the lease set changed");
         }
-        let tot = self.tot.get_or_insert_default();
+        let tot = self.data.tot.get_or_insert_default();
         let mut wanted = vec![0; table.entries.len().max(tot.counts.len())];
         // The lease set was deleted, and nobody knew of these. If they live, the next audit has them; else only the key is left over.
-        self.left_out = self.rows.keys().filter(|who| !passed.contains(who)).cloned().collect();
+        self.data.left_out = self.data.rows.keys().filter(|who| !passed.contains(who)).cloned().collect();
         for who in passed {
-            let Some(row) = self.rows.get(who) else { continue };
+            let Some(row) = self.data.rows.get(who) else { continue };
             wanted.resize(wanted.len().max(row.counts.len()), 0);
             row.counts.iter().zip(&mut wanted).for_each(|(count, sum)| *sum += count);
-            self.leases.entry(who.clone()).or_insert(now + ttl);
+            self.data.leases.entry(who.clone()).or_insert(now + ttl);
         }
         let differences = wanted.iter().enumerate().filter(|(slot, sum)| tot.get(*slot) != **sum).count();
         tot.counts = wanted;
         for (slot, entry) in table.entries.iter_mut().enumerate() {
             entry.load = Some(tot.get(slot));
         }
-        self.damaged = false;
-        self.see(if self.left_out.is_empty() { "audit" } else { "audit that missed a row" });
+        self.data.damaged = false;
+        self.see(if self.data.left_out.is_empty() { "audit" } else { "audit that missed a row" });
         Ok(Value::Array(vec![Value::Int(differences as i64), Value::Array(Vec::new())]))
     }
 
     pub fn flush_all(&mut self) {
-        (self.table, self.tot) = (None, None);
-        self.rows.clear();
-        self.leases.clear();
-        self.left_out.clear();
-        self.damaged = false;
+        self.data = Data::default();
         self.see("FLUSHALL");
+    }
+
+    /// A replica takes over that had this, and not yet what came after.
+    pub fn fail_over(&mut self, behind: Data) {
+        self.data = behind;
+        self.see("failover");
     }
 
     pub fn delete(&mut self, key: Key) {
         match key {
-            Key::Load => self.table.iter_mut().flat_map(|t| &mut t.entries).for_each(|entry| entry.load = None),
-            Key::Tot => self.tot = None,
-            Key::Servers => self.table = None,
-            Key::Lease => self.leases.clear(),
+            Key::Load => self.data.table.iter_mut().flat_map(|t| &mut t.entries).for_each(|entry| entry.load = None),
+            Key::Tot => self.data.tot = None,
+            Key::Servers => self.data.table = None,
+            Key::Lease => self.data.leases.clear(),
             Key::Row => {
-                let all: Vec<_> = self.rows.keys().cloned().collect();
-                self.rng.choice(all).map(|who| self.rows.remove(&who));
+                let all: Vec<_> = self.data.rows.keys().cloned().collect();
+                self.rng.choice(all).map(|who| self.data.rows.remove(&who));
             }
         }
-        self.damaged |= matches!(key, Key::Load | Key::Tot | Key::Row);
+        self.data.slots_may_move |= matches!(key, Key::Servers);
+        self.data.damaged |= matches!(key, Key::Load | Key::Tot | Key::Row);
         self.see("DEL");
     }
 
@@ -362,33 +363,37 @@ impl Store {
     /// it, and `refused` tells whether they had to.)
     pub fn check(&self) {
         assert_eq!(self.refused, 0, "a row was to go below 0");
-        if self.damaged {
+        if self.data.damaged {
             return;
         }
         let nothing = Packed::default();
-        let tot = self.tot.as_ref().unwrap_or(&nothing);
+        let tot = self.data.tot.as_ref().unwrap_or(&nothing);
         let mut sums = vec![0; tot.counts.len()];
-        for (_, row) in self.rows.iter().filter(|row| !self.left_out.contains(row.0)) {
+        for (_, row) in self.data.rows.iter().filter(|row| !self.data.left_out.contains(row.0)) {
             for (slot, count) in row.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
                 assert!(slot < sums.len(), "a row reaches beyond the totals");
                 sums[slot] += count;
             }
         }
         assert_eq!(tot.counts, sums, "total = sum of the rows");
-        for (slot, entry) in self.table.iter().flat_map(|table| &table.entries).enumerate() {
+        for (slot, entry) in self.data.table.iter().flat_map(|table| &table.entries).enumerate() {
             assert_eq!(entry.load, Some(tot.get(slot)), "load = total of {:?}", entry.name);
         }
     }
 
     /// Requests in flight in the fleet, by server name.
     pub fn total(&self, name: &[u8]) -> u32 {
-        let slot = self.table.as_ref().and_then(|table| table.slots.get(name));
-        slot.zip(self.tot.as_ref()).map_or(0, |(slot, tot)| tot.get(*slot))
+        let slot = self.data.table.as_ref().and_then(|table| table.slots.get(name));
+        slot.zip(self.data.tot.as_ref()).map_or(0, |(slot, tot)| tot.get(*slot))
+    }
+
+    pub fn damaged(&self) -> bool {
+        self.data.damaged
     }
 
     /// Who has a row.
     pub fn rows(&self) -> impl Iterator<Item = &Bytes> {
-        self.rows.keys()
+        self.data.rows.keys()
     }
 }
 

@@ -414,7 +414,7 @@ impl World {
     /// At rest: what the store says of each server is what live nodes hold. Returns how many requests are in flight.
     pub fn assert_settled(&self) -> u32 {
         self.store.check();
-        assert!(!self.store.damaged, "the audit has put right what was deleted");
+        assert!(!self.store.damaged(), "the audit has put right what was deleted");
         let mut sum = 0;
         for server in 0..self.servers.len() {
             let live = self.members.iter().filter(|member| member.alive && member.mode.uses_store());
