@@ -341,8 +341,8 @@ impl Member {
     }
 
     fn exchanged(&mut self, seq: i64, result: Result<Value, String>, now: Nanos) {
-        let outcome = self.node.answered(seq, result.as_ref().map(Value::clone).map_err(String::as_str));
-        let answer = match outcome {
+        let error = result.as_ref().err().cloned().unwrap_or_default();
+        let answer = match self.node.answered(seq, result.map_err(|_| error.as_str())) {
             Outcome::GivenUp => return,
             Outcome::Refused(refusal) => {
                 self.need_table |= refusal.read_table();

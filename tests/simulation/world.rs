@@ -92,7 +92,7 @@ pub struct World {
     pub waits: u64,
     pub steps: u64,
     power: Power,
-    held: Vec<Box<Message>>,
+    held: Vec<Message>,
     servers: Vec<Server>,
     events: BinaryHeap<Reverse<Timed>>,
     order: u64,
@@ -219,8 +219,8 @@ impl World {
                     self.lost(origin);
                 }
             }
-            Event::ToStore(message) => self.at_store(message),
-            Event::ToNode(reply) => self.at_node(reply),
+            Event::ToStore(message) => self.at_store(*message),
+            Event::ToNode(reply) => self.at_node(*reply),
         }
     }
 
@@ -307,7 +307,7 @@ impl World {
         }
     }
 
-    fn at_store(&mut self, message: Box<Message>) {
+    fn at_store(&mut self, message: Message) {
         let origin = message.origin;
         match self.power {
             Power::Up => {}
@@ -334,11 +334,11 @@ impl World {
         }
     }
 
-    fn at_node(&mut self, reply: Box<Reply>) {
+    fn at_node(&mut self, reply: Reply) {
         let Origin { member, life, connection } = reply.origin;
         let it = &self.members[member];
         if it.alive && it.life == life && it.frozen_until > self.now {
-            return self.push(it.frozen_until, Event::ToNode(reply));
+            return self.push(it.frozen_until, Event::ToNode(Box::new(reply)));
         }
         let current = it.link.connection == connection;
         // Of a connection given up: the state machine must know a late answer by its number.
@@ -382,7 +382,7 @@ impl World {
             let it = &self.members[member];
             let living = it.life == life && it.link.connection == connection;
             let delay = if living { 0 } else { self.rng.u64(0..5 * MS) };
-            self.push(self.now + delay, Event::ToStore(message));
+            self.push(self.now + delay, Event::ToStore(Box::new(message)));
         }
     }
 
