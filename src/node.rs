@@ -103,6 +103,12 @@ impl Lifecycle {
         self.closed.send_replace(true);
     }
 
+    /// Whether nobody can connect any more: from then on answers say `Connection: close`. Earlier, during
+    /// `shutdown.delay`, that would only make clients connect again, to a listener that is about to close.
+    pub fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
     /// Returns when nobody can connect any more.
     pub async fn closed(&self) {
         self.closed.subscribe().wait_for(|closed| *closed).await.ok();

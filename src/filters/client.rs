@@ -6,17 +6,16 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::HeaderMap;
-use http::header::{FORWARDED, HOST, HeaderName, HeaderValue};
+use http::header::{HOST, HeaderName, HeaderValue};
 use pingora::Result;
 use pingora::http::RequestHeader;
+use smallvec::SmallVec;
 
 use crate::snapshot::Snapshot;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// Who sent a request.
 #[derive(Clone, Copy, Debug)]
@@ -81,18 +80,28 @@ pub fn forward(request: &mut RequestHeader, client: &Client, tls: bool) -> Resul
         }
         return Ok(());
     }
-    for name in [&FORWARDED, &X_REAL_IP, &X_FORWARDED_PORT] {
-        if request.headers.contains_key(name) {
-            request.remove_header(name);
-        }
+    for name in claims(&request.headers) {
+        request.remove_header(&name);
     }
     request.insert_header(X_FORWARDED_FOR, address_value(client.address)?)?;
     request.insert_header(X_FORWARDED_PROTO, scheme)?;
-    match request.headers.get(HOST).cloned() {
-        Some(host) => request.insert_header(X_FORWARDED_HOST, host)?,
-        None => drop(request.remove_header(&X_FORWARDED_HOST)),
+    if let Some(host) = request.headers.get(HOST).cloned() {
+        request.insert_header(X_FORWARDED_HOST, host)?;
     }
     Ok(())
+}
+
+/// Headers by which a peer claims to know the client, whatever it says of it. Some servers take `_` for `-`.
+fn claims(headers: &HeaderMap) -> SmallVec<[HeaderName; 4]> {
+    let is_claim = |name: &&HeaderName| {
+        let name = name.as_str().as_bytes();
+        let starts = |prefix: &[u8]| {
+            name.len() >= prefix.len() && name.iter().zip(prefix).all(|(a, b)| a == b || (*a == b'_' && *b == b'-'))
+        };
+        name.first() == Some(&b'x') && (starts(b"x-forwarded-") || starts(b"x-real-ip") || starts(b"x-request-id"))
+            || name == b"forwarded"
+    };
+    headers.keys().filter(is_claim).cloned().collect()
 }
 
 /// Puts the peer at the end of the list, in one header.
@@ -155,6 +164,9 @@ mod tests {
             ("X-Forwarded-Host", "evil"),
             ("Forwarded", "for=6.6.6.6"),
             ("X-Real-IP", "6.6.6.6"),
+            ("X_Forwarded_For", "6.6.6.6"),
+            ("X-Forwarded-Prefix", "/evil"),
+            ("X-Other", "stays"),
         ] {
             request.insert_header(name, value).unwrap();
         }
@@ -163,7 +175,9 @@ mod tests {
         assert_eq!(request.headers["x-forwarded-for"], "1.2.3.4");
         assert_eq!(request.headers["x-forwarded-proto"], "http");
         assert_eq!(request.headers["x-forwarded-host"], "example.com");
-        assert!(!request.headers.contains_key("forwarded") && !request.headers.contains_key("x-real-ip"));
+        let mut left: Vec<_> = request.headers.keys().map(|name| name.as_str()).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["host", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-other"]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! requests; for responses to HTTP/1 clients it leaves that to us.
 
 use http::StatusCode;
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use pingora::http::ResponseHeader;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -19,7 +19,7 @@ pub fn strip(response: &mut ResponseHeader) {
         }
         response.remove_header(&CONNECTION);
     }
-    for name in [&KEEP_ALIVE, &PROXY_CONNECTION, &UPGRADE] {
+    for name in [&KEEP_ALIVE, &PROXY_CONNECTION, &TE, &TRAILER, &UPGRADE] {
         if response.headers.contains_key(name) {
             response.remove_header(name);
         }
@@ -57,6 +57,7 @@ mod tests {
                 ("Keep-Alive", "timeout=5"),
                 ("X-Internal", "1"),
                 ("Upgrade", "h2c"),
+                ("Trailer", "x-sum"),
                 ("Content-Length", "3"),
                 ("X-Other", "2"),
             ],

@@ -9,6 +9,7 @@ use http::HeaderValue;
 use crate::filters::client::Client;
 use crate::load::Lease;
 use crate::node::Node;
+use crate::proxy::Patience;
 use crate::proxy::deadline::{Socket, Ticket};
 use crate::proxy::refusal::Refusal;
 use crate::snapshot::{Route, Snapshot, Target};
@@ -35,6 +36,10 @@ pub struct Context {
     pub key: u64,
     /// It asks to switch protocols.
     pub upgrade: bool,
+    /// None: no limit.
+    pub patience: Option<Patience>,
+    /// The client is still sending its body.
+    pub uploading: bool,
     /// Until when the response header must be there; none: no limit.
     pub deadline: Option<Instant>,
     /// Attempts begun.
@@ -72,6 +77,8 @@ impl Context {
             target: None,
             key: 0,
             upgrade: false,
+            patience: None,
+            uploading: false,
             deadline: None,
             attempts: 0,
             tried: Tried::new(),

@@ -9,8 +9,10 @@
 //! unsafe code), compares both addresses of the duplicate with those that were entered, and shuts down only the
 //! duplicate. Entries are kept in shards, each with a short lock, so that worker threads do not wait for each other.
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixDatagram;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -25,6 +27,14 @@ const SHARDS: usize = 16;
 #[derive(Debug)]
 pub struct Deadlines {
     shards: [Shard; SHARDS],
+    kernel: Mutex<Kernel>,
+}
+
+/// What it takes to have a descriptor duplicated, even when the process has none left to give.
+#[derive(Debug)]
+struct Kernel {
+    pair: Option<(UnixDatagram, UnixDatagram)>,
+    spare: Option<File>,
 }
 
 #[derive(Debug, Default)]
@@ -64,7 +74,8 @@ pub struct Ticket {
 
 impl Default for Deadlines {
     fn default() -> Self {
-        Deadlines { shards: std::array::from_fn(|_| Shard::default()) }
+        let kernel = Kernel { pair: UnixDatagram::pair().ok(), spare: File::open("/dev/null").ok() };
+        Deadlines { shards: std::array::from_fn(|_| Shard::default()), kernel: Mutex::new(kernel) }
     }
 }
 
@@ -118,14 +129,17 @@ impl Deadlines {
             let mut entries = self.lock(shard);
             for entry in entries.slots.iter_mut().flatten() {
                 if !entry.fired && entry.at <= now {
-                    entry.fired = true;
-                    // The lock is held: the attempt cannot be disarmed and its connection pooled in between.
-                    if let Err(error) = shut_down(&entry.socket) {
-                        log::debug!(error = error.to_string(); "deadline_socket_gone");
-                    }
+                    // The lock is held: the attempt cannot be disarmed and its connection pooled in between. What does
+                    // not work for want of resources is tried again at the next tick.
+                    let done = self.kernel().shut_down(&entry.socket);
+                    entry.fired = matches!(done, Ok(()) | Err(nix::Error::EBADF | nix::Error::ENOTCONN));
                 }
             }
         }
+    }
+
+    fn kernel(&self) -> std::sync::MutexGuard<'_, Kernel> {
+        self.kernel.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn lock(&self, shard: usize) -> std::sync::MutexGuard<'_, Entries> {
@@ -142,32 +156,47 @@ fn this_thread() -> usize {
     SHARD.with(|shard| *shard)
 }
 
-fn shut_down(socket: &Socket) -> nix::Result<()> {
-    let duplicate = duplicate(socket.fd)?;
-    let same = address(socket::getsockname(duplicate)) == Some(socket.local)
-        && address(socket::getpeername(duplicate)) == Some(socket.peer);
-    let result = if same { socket::shutdown(duplicate, Shutdown::Both) } else { Err(nix::Error::EBADF) };
-    nix::unistd::close(duplicate)?;
-    result
-}
-
-/// A second descriptor of the same open socket, made by the kernel.
-fn duplicate(fd: RawFd) -> nix::Result<RawFd> {
-    let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().map_err(|_| nix::Error::EMFILE)?;
-    let payload = [std::io::IoSlice::new(b"x")];
-    let rights = [ControlMessage::ScmRights(&[fd])];
-    socket::sendmsg::<()>(ours.as_raw_fd(), &payload, &rights, MsgFlags::empty(), None)?;
-    let mut byte = [0u8; 1];
-    let mut room = [std::io::IoSliceMut::new(&mut byte)];
-    let mut space = nix::cmsg_space!(RawFd);
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-    let message = socket::recvmsg::<()>(theirs.as_raw_fd(), &mut room, Some(&mut space), flags)?;
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(descriptors) = control {
-            return descriptors.first().copied().ok_or(nix::Error::EBADF);
+impl Kernel {
+    fn shut_down(&mut self, socket: &Socket) -> nix::Result<()> {
+        let duplicate = match self.duplicate(socket.fd) {
+            Err(nix::Error::EMFILE | nix::Error::ENFILE) => {
+                self.spare = None;
+                self.duplicate(socket.fd)
+            }
+            other => other,
+        }?;
+        let same = address(socket::getsockname(duplicate)) == Some(socket.local)
+            && address(socket::getpeername(duplicate)) == Some(socket.peer);
+        let result = if same { socket::shutdown(duplicate, Shutdown::Both) } else { Err(nix::Error::EBADF) };
+        nix::unistd::close(duplicate).ok();
+        if self.spare.is_none() {
+            self.spare = File::open("/dev/null").ok();
         }
+        result
     }
-    Err(nix::Error::EBADF)
+
+    /// A second descriptor of the same open socket, made by the kernel.
+    fn duplicate(&mut self, fd: RawFd) -> nix::Result<RawFd> {
+        if self.pair.is_none() {
+            self.pair = UnixDatagram::pair().ok();
+        }
+        let Some((ours, theirs)) = &self.pair else { return Err(nix::Error::EMFILE) };
+        let payload = [std::io::IoSlice::new(b"x")];
+        let rights = [ControlMessage::ScmRights(&[fd])];
+        socket::sendmsg::<()>(ours.as_raw_fd(), &payload, &rights, MsgFlags::MSG_DONTWAIT, None)?;
+        let mut byte = [0u8; 1];
+        let mut room = [std::io::IoSliceMut::new(&mut byte)];
+        let mut space = nix::cmsg_space!(RawFd);
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+        let message = socket::recvmsg::<()>(theirs.as_raw_fd(), &mut room, Some(&mut space), flags)?;
+        for control in message.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(descriptors) = control {
+                return descriptors.first().copied().ok_or(nix::Error::EMFILE);
+            }
+        }
+        // The kernel had no number to give: the message came without its descriptor.
+        Err(nix::Error::EMFILE)
+    }
 }
 
 fn address(found: nix::Result<SockaddrStorage>) -> Option<SocketAddr> {

@@ -21,12 +21,12 @@ mod record;
 mod refusal;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{HOST, TRANSFER_ENCODING, UPGRADE};
-use http::{StatusCode, Version};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::{Method, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
@@ -95,8 +95,7 @@ impl ProxyHttp for Proxy {
             session.set_read_timeout(Some(timeouts.body));
             session.set_write_timeout(Some(timeouts.write));
             // Pingora forgets the keepalive timeout after a connection's first request.
-            let draining = self.node.lifecycle.is_draining();
-            if !draining && session.get_keepalive().is_some() {
+            if !self.node.lifecycle.is_closed() && session.get_keepalive().is_some() {
                 session.set_keepalive(Some(timeouts.keepalive.as_secs().max(1)));
             }
         }
@@ -107,7 +106,7 @@ impl ProxyHttp for Proxy {
         let client = client::identify(peer.unwrap_or_else(unknown), &request.headers, &snapshot);
         ctx.request_id = Some(request_id::of(&request.headers, client.trusted));
         ctx.client = Some(client);
-        ctx.upgrade = request.headers.contains_key(UPGRADE);
+        ctx.upgrade = asks_for_upgrade(request);
 
         let host = host_of(request);
         if host.is_none() && request.version == Version::HTTP_11 {
@@ -116,7 +115,8 @@ impl ProxyHttp for Proxy {
         let route = snapshot.routes.find(&routing::Request {
             listener: listener.map_or("", |listener| listener.name.as_str()),
             host: host.unwrap_or_default(),
-            path: request.uri.path(),
+            // `OPTIONS *` asks about the whole server.
+            path: if request.uri.path() == "*" { "/" } else { request.uri.path() },
             headers: &request.headers,
         });
         let Some((route, target)) = route.and_then(|route| Some((route, route.draw()?))) else {
@@ -126,7 +126,14 @@ impl ProxyHttp for Proxy {
         if ctx.upgrade {
             session.set_read_timeout(route.timeouts.websocket_idle);
         }
-        ctx.deadline = route.timeouts.response.map(|limit| ctx.started + limit);
+        ctx.patience = route.timeouts.response.map(|limit| Patience {
+            response: limit,
+            // The client's own time limit for its body must be able to run out first.
+            upload: listener.map_or(limit, |listener| limit.max(listener.timeouts.body)) + 2 * TICK,
+        });
+        let sends_body = !session.as_mut().is_body_done();
+        ctx.uploading = sends_body;
+        ctx.deadline = ctx.patience.map(|patience| ctx.started + patience.left(sends_body));
         ctx.route = Some(route.clone());
         ctx.target = Some(target.clone());
         Ok(false)
@@ -199,27 +206,34 @@ impl ProxyHttp for Proxy {
         &self,
         _session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         ctx: &mut Context,
     ) -> Result<()> {
-        if body.as_ref().is_some_and(|chunk| !chunk.is_empty())
-            && let Some(limit) = ctx.route.as_ref().and_then(|route| route.timeouts.response)
+        // A request without body ends at once: its time has begun already.
+        if let Some(patience) = ctx.patience
+            && (ctx.uploading || body.as_ref().is_some_and(|chunk| !chunk.is_empty()))
         {
-            ctx.postpone(Instant::now() + limit);
+            ctx.uploading = !end_of_stream;
+            ctx.postpone(Instant::now() + patience.left(!end_of_stream));
         }
         Ok(())
     }
 
     async fn upstream_response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        let status = response.status.as_u16();
-        let is_final = status >= 200 || status == 101;
-        if is_final && !ctx.header_arrived(status) {
+        let status = response.status;
+        if is_final(status) && !ctx.header_arrived(status.as_u16()) {
             return fail(ctx, Refusal::ResponseTimeout);
+        }
+        if status == StatusCode::SWITCHING_PROTOCOLS && !ctx.upgrade {
+            return fail(ctx, Refusal::UpstreamInvalid);
+        }
+        if ctx.upgrade && is_final(status) && status != StatusCode::SWITCHING_PROTOCOLS {
+            session.set_read_timeout(ctx.route.as_ref().and_then(|route| route.timeouts.idle));
         }
         if response.headers.contains_key(refusal::HEADER) {
             response.remove_header(&refusal::HEADER);
@@ -239,7 +253,7 @@ impl ProxyHttp for Proxy {
             response.remove_header(&TRANSFER_ENCODING);
             session.set_keepalive(None);
         }
-        if self.node.lifecycle.is_draining() && response.status != StatusCode::SWITCHING_PROTOCOLS {
+        if self.node.lifecycle.is_closed() && response.status != StatusCode::SWITCHING_PROTOCOLS {
             session.set_keepalive(None);
         }
         if let Some(id) = &ctx.request_id {
@@ -289,7 +303,7 @@ impl ProxyHttp for Proxy {
         let repeatable = failure == Refusal::UpstreamReset
             && session.req_header().method.is_idempotent()
             && !session.as_ref().retry_buffer_truncated()
-            && session.response_written().is_none()
+            && final_response(session).is_none()
             && ctx.attempts < ATTEMPTS;
         if repeatable {
             error.retry.decide_reuse(reused);
@@ -306,7 +320,7 @@ impl ProxyHttp for Proxy {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
         let refusal = *ctx.failure.get_or_insert(Refusal::of(error));
-        let nobody_listens = refusal == Refusal::ClientGone || session.response_written().is_some();
+        let nobody_listens = refusal == Refusal::ClientGone || final_response(session).is_some();
         if nobody_listens {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
@@ -333,6 +347,40 @@ impl Proxy {
     fn count_retry(&self, pool: &Pool, reason: &str) {
         self.node.metrics.retries.with_label_values(&[pool.config.name.as_str(), reason]).inc();
     }
+}
+
+/// How long a response header is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    response: Duration,
+    upload: Duration,
+}
+
+impl Patience {
+    fn left(self, uploading: bool) -> Duration {
+        if uploading { self.upload } else { self.response }
+    }
+}
+
+/// Whether another header may follow.
+fn is_final(status: StatusCode) -> bool {
+    !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// What the client got, beyond interim responses.
+fn final_response(session: &Session) -> Option<&ResponseHeader> {
+    session.response_written().filter(|response| is_final(response.status))
+}
+
+/// Only then may a connection stay silent for long. Bodies and other methods are no part of a WebSocket handshake.
+fn asks_for_upgrade(request: &RequestHeader) -> bool {
+    let connection = request.headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let mut words = connection.flat_map(|value| value.split(',')).map(str::trim);
+    request.method == Method::GET
+        && request.headers.contains_key(UPGRADE)
+        && !request.headers.contains_key(CONTENT_LENGTH)
+        && !request.headers.contains_key(TRANSFER_ENCODING)
+        && words.any(|word| word.eq_ignore_ascii_case("upgrade"))
 }
 
 /// Ends a request with a refusal that `fail_to_proxy` will write.

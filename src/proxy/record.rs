@@ -8,14 +8,14 @@ use pingora::proxy::Session;
 
 use crate::observe::access_log::{AccessLog, Entry};
 use crate::observe::metrics::Class;
-use crate::proxy::{Context, Proxy, Refusal};
+use crate::proxy::{Context, Proxy, Refusal, final_response};
 
 impl Proxy {
     /// Records a request that is over. Called once for each, by `logging`.
     pub(super) fn record(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
         let failure = ctx.failure.or(error.map(Refusal::of));
         ctx.end_attempt(error.and(failure));
-        let status = session.response_written().map_or(0, |response| response.status.as_u16());
+        let status = final_response(session).map_or(0, |response| response.status.as_u16());
         let gone = status == 0 || failure == Some(Refusal::ClientGone);
         let class = if gone { Class::Aborted } else { Class::of(status) };
         match &ctx.target {

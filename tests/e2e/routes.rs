@@ -177,6 +177,15 @@ async fn a_request_may_name_its_host_in_the_target() {
 }
 
 #[tokio::test]
+async fn a_question_about_the_whole_server_has_a_route() {
+    let site = Site::start(&["any"], "{ name: any, match: {}, pool: any }").await;
+    let mut client = site.fairlead.client().await;
+    client.send(request("OPTIONS", "*", "Host: any.test\r\n", "")).await;
+    assert_eq!(client.response().await.unwrap().status, 200);
+    assert_eq!(site.origins[0].seen(), ["OPTIONS *"]);
+}
+
+#[tokio::test]
 async fn a_connection_is_not_bound_to_a_route() {
     let site = Site::start(
         &["a", "b"],

@@ -27,6 +27,32 @@ async fn no_answer_in_time_is_504() {
 }
 
 #[tokio::test]
+async fn a_failure_after_an_interim_response_is_still_told() {
+    let (_origin, fairlead) = start("response: 300ms, idle: 20s").await;
+    for (path, status, refusal) in
+        [("/early-hang", "504", "response-timeout"), ("/early-reset", "502", "upstream-reset")]
+    {
+        let mut client = fairlead.client().await;
+        client.send(request("POST", path, "", "x")).await;
+        assert_eq!(client.head().await.word(1), "103");
+        let head = client.head().await;
+        assert_eq!((head.word(1), head.header("fairlead-error")), (status, Some(refusal)));
+    }
+    fairlead.idle().await;
+}
+
+#[tokio::test]
+async fn a_client_that_pauses_its_upload_is_not_the_servers_fault() {
+    let (_origin, fairlead) = start("response: 300ms, idle: 20s").await;
+    let mut client = fairlead.client().await;
+    client.send(request("POST", "/echo", "Content-Length: 6\r\n", "")).await;
+    client.send("abc").await;
+    tokio::time::sleep(ms(900)).await;
+    client.send("def").await;
+    assert_eq!(client.response().await.unwrap().text(), "abcdef");
+}
+
+#[tokio::test]
 async fn silence_before_the_answer_is_504() {
     let (_origin, fairlead) = start("response: 20s, idle: 300ms").await;
     assert_eq!(fairlead.get("/hang").await.refusal(), (504, "idle-timeout"));

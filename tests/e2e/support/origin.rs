@@ -10,6 +10,7 @@
 //! | `/delay/MS` | the name, later |
 //! | `/hang` | none |
 //! | `/reset`, `/reset-header`, `/reset-body` | none, or one that ends half-way with a reset |
+//! | `/early-hang`, `/early-reset` | an interim 103, then none |
 //! | `/garbage` | not HTTP |
 //! | `/pauses/N/MS` | N chunks with pauses between them |
 //! | `/events` | an event stream without end |
@@ -292,6 +293,15 @@ async fn answer(wire: &mut Wire, state: &State, head: &Head) -> io::Result<bool>
         "hang" => {
             wire.closed().await;
             return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        "early-hang" => {
+            wire.write("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n").await?;
+            wire.closed().await;
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        "early-reset" => {
+            wire.write("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n").await?;
+            more = false;
         }
         "reset" => more = false,
         "reset-header" => {
