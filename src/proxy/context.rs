@@ -169,7 +169,7 @@ mod tests {
 
     fn begin(ctx: &mut Context) {
         let server = ctx.snapshot.pools[0].servers[0].clone();
-        ctx.begin_attempt(&server);
+        ctx.begin_attempt(Lease::take(server));
     }
 
     #[test]
