@@ -1,0 +1,1 @@
+//! What Redis does to nodes when it is not well: nothing that a client could notice.

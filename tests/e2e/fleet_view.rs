@@ -1,0 +1,106 @@
+//! What nodes choose by what they see of each other.
+
+use std::collections::BTreeMap;
+
+use crate::support::{Fairlead, Fleet, Redis, config, hold, ms, until};
+
+/// Nodes in different modes see one truth, and choose by it.
+#[tokio::test]
+async fn nodes_in_all_modes_share_one_truth() {
+    let mut fleet = Fleet::start("exact", 1).await;
+    for mode in ["batched", "auto"] {
+        fleet.mode = mode;
+        fleet.join().await;
+    }
+    fleet.know_each_other(3).await;
+    let mut held = Vec::new();
+    // One after the other, on whichever node: each sees what the others did, so the servers stay even.
+    for round in 0..12 {
+        held.extend(hold(&fleet.nodes[round % 3], 1).await);
+        fleet.settles(ms(2000), round as i64 + 1).await;
+        let load = fleet.redis.truth().await.load;
+        for node in &fleet.nodes {
+            until("every node sees it", async || sees(node, &load).await).await;
+        }
+        let (least, most) = (load.values().min().unwrap(), load.values().max().unwrap());
+        assert!(most - least <= 1, "after {round}: {load:?}");
+    }
+    drop(held);
+    fleet.settles(ms(2000), 0).await;
+    fleet.no_drift().await;
+}
+
+async fn sees(node: &Fairlead, load: &BTreeMap<String, i64>) -> bool {
+    let pool = node.pool("app").await;
+    let mut servers = pool["servers"].as_array().unwrap().iter();
+    servers.all(|s| s["in_flight"]["fleet"].as_i64() == load.get(s["name"].as_str().unwrap()).copied())
+}
+
+/// Many requests at once on several nodes: in exact mode they are as even as one counter would make them.
+#[tokio::test]
+async fn exact_is_even_across_nodes() {
+    let fleet = Fleet::start("exact", 3).await;
+    fleet.know_each_other(3).await;
+    let clients = tokio::join!(hold(&fleet.nodes[0], 10), hold(&fleet.nodes[1], 10), hold(&fleet.nodes[2], 10));
+    fleet.settles(ms(2000), 30).await;
+    let load = fleet.redis.truth().await.load;
+    let (least, most) = (load.values().min().unwrap(), load.values().max().unwrap());
+    // Who waited too long on a busy machine has chosen for himself.
+    let mut alone = 0.0;
+    for node in &fleet.nodes {
+        alone += node.metric("fairlead_redis_waits_total", &[]).await;
+    }
+    assert!((most - least) as f64 <= 1.0 + alone, "{load:?}, {alone} chose alone");
+    drop(clients);
+}
+
+#[tokio::test]
+async fn weights_are_respected_by_all() {
+    for mode in ["exact", "batched"] {
+        let mut fleet = Fleet::without_nodes(Redis::start().await, mode);
+        let list: Vec<_> = fleet
+            .origins
+            .iter()
+            .zip([1, 2, 3])
+            .map(|(o, weight)| format!("{{ name: {}, address: \"{}\", weight: {weight} }}", o.server(), o.address))
+            .collect();
+        let yaml = config(&format!(
+            "pools: {{ app: {{ servers: [{}], health: {{ type: tcp, interval: 60s, timeout: 1s }} }} }}\n\
+             redis: {{ url: \"{}\", mode: {mode} }}\n",
+            list.join(", "),
+            fleet.redis.url()
+        ));
+        for _ in 0..2 {
+            fleet.nodes.push(Fairlead::start(&yaml).await);
+        }
+        fleet.know_each_other(2).await;
+        let mut held = Vec::new();
+        for n in 0..24 {
+            held.extend(hold(&fleet.nodes[n % 2], 1).await);
+            fleet.settles(ms(2000), n as i64 + 1).await;
+            if mode == "batched" {
+                let load = fleet.redis.truth().await.load;
+                for node in &fleet.nodes {
+                    until("every node sees it", async || sees(node, &load).await).await;
+                }
+            }
+        }
+        let load = fleet.redis.truth().await.load;
+        let shares: Vec<_> = fleet.origins.iter().map(|origin| load[&origin.server()]).collect();
+        assert_eq!(shares, [4, 8, 12], "mode {mode}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_alone_balances_as_least_connections() {
+    for mode in ["exact", "batched", "auto"] {
+        let fleet = Fleet::start(mode, 1).await;
+        let mut held = Vec::new();
+        for n in 1..=12 {
+            held.extend(hold(&fleet.nodes[0], 1).await);
+            until("it is there", async || fleet.nodes[0].in_flight().await == n).await;
+        }
+        let counts: Vec<_> = fleet.origins.iter().map(|origin| origin.in_flight()).collect();
+        assert_eq!(counts, [4, 4, 4], "mode {mode}");
+    }
+}
