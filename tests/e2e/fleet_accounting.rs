@@ -12,6 +12,8 @@ const SOON: Duration = Duration::from_secs(2);
 
 async fn mixed_load(mode: &'static str) {
     let mut fleet = Fleet::start(mode, 3).await;
+    // See `websocket`: an upgrade answered within microseconds is cut.
+    fleet.origins.iter().for_each(|origin| origin.delay(2));
     let loads: Vec<_> = fleet.nodes.iter().map(|node| Load::start(node.address(), 6, "/delay/3")).collect();
     for round in 0..12 {
         let mut clients = JoinSet::new();

@@ -28,6 +28,7 @@ async fn a_node_joins_before_it_listens() {
 async fn the_admin_api_and_the_metrics_tell_of_the_fleet() {
     for mode in ["batched", "exact"] {
         let fleet = Fleet::start(mode, 2).await;
+        fleet.know_each_other(2).await;
         let node = &fleet.nodes[0];
         for _ in 0..5 {
             assert_eq!(node.get("/").await.status, 200);
@@ -145,9 +146,10 @@ async fn an_idle_node_rests() {
             assert!(used <= 100, "{used} ms of 2000 in mode {mode}, {what}");
         };
         let calls = async || match fleet.redis.ask(&["INFO", "commandstats"]).await.text() {
-            text => text.lines().find(|l| l.starts_with("cmdstat_evalsha:")).map_or(0, |l| {
-                l.split(['=', ',']).nth(1).unwrap().parse::<u64>().unwrap()
-            }),
+            text => text
+                .lines()
+                .find(|l| l.starts_with("cmdstat_evalsha:"))
+                .map_or(0, |l| l.split(['=', ',']).nth(1).unwrap().parse::<u64>().unwrap()),
         };
         tokio::time::sleep(ms(500)).await;
         let before = calls().await;

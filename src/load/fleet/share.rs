@@ -123,9 +123,19 @@ impl<T: AsRef<Ledger>> Share<T> {
 
     /// How old the view is; None: there is none, or it is stale.
     pub fn age(&self) -> Option<Duration> {
+        self.seen_ago().filter(|age| *age <= STALE)
+    }
+
+    /// How old the last view is, be it stale; None: there was none yet.
+    pub fn seen_ago(&self) -> Option<Duration> {
         let seen = self.seen.load(Ordering::Relaxed);
         let age = self.since_birth(Instant::now()).saturating_sub(seen);
-        (seen > 0).then(|| Duration::from_nanos(age)).filter(|age| *age <= STALE)
+        (seen > 0).then(|| Duration::from_nanos(age))
+    }
+
+    /// From now on there is nobody who exchanges anything.
+    pub fn abandon(&self) {
+        self.set_mode(Mode::Local);
     }
 
     /// How many picks by other nodes the view cannot show; None: it is stale.

@@ -107,7 +107,8 @@ impl Fleet {
     /// Waits until every node knows this many nodes.
     pub async fn know_each_other(&self, nodes: u64) {
         for node in &self.nodes {
-            within(Duration::from_secs(5), "they know each other", async || node.pool("app").await["nodes"] == nodes).await;
+            within(Duration::from_secs(5), "they know each other", async || node.pool("app").await["nodes"] == nodes)
+                .await;
         }
     }
 }

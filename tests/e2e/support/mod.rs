@@ -15,7 +15,7 @@ pub use fleet::{Fleet, hold};
 pub use load::Load;
 pub use origin::{Heartbeat, Origin, pattern, servers};
 pub use ports::Reserved;
-pub use redis::{LongWay, Redis, Truth};
+pub use redis::{LongWay, Redis, Reply};
 pub use wire::ms;
 
 use std::time::{Duration, Instant};
