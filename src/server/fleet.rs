@@ -85,11 +85,20 @@ fn incarnation() -> String {
     format!("{host}-{}-{:08x}", std::process::id(), fastrand::u32(..))
 }
 
-/// Keeps the metric.
+/// Keeps the metric, and looks whether Redis may throw counts away.
 async fn watch(client: Client, metrics: FleetMetrics) {
+    const SAFE: &str = "noeviction";
     let mut link = client.link();
+    let mut told = None;
     loop {
         metrics.set_link(link.up);
+        if link.up {
+            let policy = client.max_memory_policy().await.filter(|policy| policy != SAFE);
+            if policy.is_some() && policy != told {
+                log::warn!(policy = policy.as_deref().unwrap_or_default(), better = SAFE; "redis_may_evict");
+                told = policy;
+            }
+        }
         link = client.changed(link).await;
     }
 }

@@ -152,6 +152,17 @@ impl Trial {
         drop(held);
         fleet.settles(ms(2000), 0).await;
     }
+
+    /// The load ends, and no request failed.
+    async fn over(self) {
+        for load in self.loads {
+            assert_eq!(load.stop().await.failures, Default::default(), "mode {}", self.fleet.mode);
+        }
+        self.fleet.settles(ms(1000), 2 * HELD as i64).await;
+        drop(self.held);
+        self.fleet.settles(ms(2000), 0).await;
+        self.stalls.end();
+    }
 }
 
 async fn up(node: &Fairlead) -> f64 {
@@ -282,11 +293,7 @@ async fn connections_are_cut() {
             back && fleet.redis.truth().await.holds(2, 3)
         })
         .await;
-        for load in trial.loads {
-            assert_eq!(load.stop().await.failures, Default::default());
-        }
-        drop(trial.held);
-        trial.fleet.settles(ms(2000), 0).await;
+        trial.over().await;
     }
 }
 
@@ -343,5 +350,98 @@ async fn a_new_password() {
 async fn refused_longer(trial: &Trial) {
     for node in &trial.fleet.nodes {
         within(ms(3000), "it is back", async || !node.events("redis_back").is_empty()).await;
+    }
+}
+
+/// The keys of the pool, at one moment.
+async fn keys(redis: &Redis) -> Vec<String> {
+    let Reply::List(keys) = redis.ask(&["KEYS", "fairlead:{default/app}:*"]).await else { panic!("no list") };
+    keys.iter().map(Reply::text).collect()
+}
+
+async fn cluster_node() -> (Redis, Reserved) {
+    let bus = Reserved::new();
+    let port = bus.address.port().to_string();
+    let args = ["--cluster-enabled", "yes", "--cluster-port", &port, "--cluster-require-full-coverage", "no"];
+    let mut redis = Redis::stopped(&args);
+    redis.run().await;
+    (redis, bus)
+}
+
+/// Two primaries; all slots are the first one's.
+async fn cluster() -> [(Redis, Reserved); 2] {
+    let nodes = [cluster_node().await, cluster_node().await];
+    assert_eq!(nodes[0].0.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await.text(), "OK");
+    let (port, bus) = (nodes[1].0.address.port().to_string(), nodes[1].1.address.port().to_string());
+    assert_eq!(nodes[0].0.ask(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]).await.text(), "OK");
+    for (node, _) in &nodes {
+        until("a cluster", async || {
+            let info = node.ask(&["CLUSTER", "INFO"]).await.text();
+            info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:2")
+        })
+        .await;
+    }
+    nodes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clusters_slot_moves() {
+    for mode in MODES {
+        let [(first, _bus), (second, _other_bus)] = cluster().await;
+        let url = format!("redis-cluster://{},{}", first.address, second.address);
+        let mut trial = Trial::on(Fleet::at(first, &url, mode, 2).await).await;
+        let first = &trial.fleet.redis;
+        let slot = first.ask(&["CLUSTER", "KEYSLOT", "fairlead:{default/app}:load"]).await.text();
+        let ids = [first.ask(&["CLUSTER", "MYID"]).await.text(), second.ask(&["CLUSTER", "MYID"]).await.text()];
+        second.ask(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &ids[0]]).await;
+        first.ask(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &ids[1]]).await;
+        let (keys, port) = (keys(first).await, second.address.port().to_string());
+        let mut migrate = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
+        migrate.extend(keys.iter().map(String::as_str));
+        assert_eq!(first.ask(&migrate).await.text(), "OK");
+        for node in [&second, first] {
+            assert_eq!(node.ask(&["CLUSTER", "SETSLOT", &slot, "NODE", &ids[1]]).await.text(), "OK");
+        }
+        let _first = std::mem::replace(&mut trial.fleet.redis, second);
+        let well = within(ms(1000), "all of it agrees", async || trial.fleet.redis.truth().await.holds(2, 3)).await;
+        println!("{mode}: right after {well:?}");
+        let done: Vec<_> = trial.loads.iter().map(|load| load.tally().ok).collect();
+        for (load, done) in trial.loads.iter().zip(done) {
+            until("requests go on", async || load.tally().ok > done + 50).await;
+        }
+        trial.over().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sentinels_failover() {
+    for mode in MODES {
+        let primary = Redis::start().await;
+        let port = primary.address.port().to_string();
+        let mut replica = Redis::stopped(&["--replicaof", "127.0.0.1", &port, "--repl-diskless-sync-delay", "0"]);
+        replica.run().await;
+        let linked = async || replica.ask(&["INFO", "replication"]).await.text().contains("master_link_status:up");
+        until("a replica", linked).await;
+        let sentinel = Redis::sentinel(&primary).await;
+        // A sentinel looks for replicas every 10 s only; the first look is soon after its start.
+        let known = async || {
+            let known = sentinel.ask(&["SENTINEL", "REPLICAS", "main"]).await.text();
+            known.contains(&replica.address.port().to_string())
+        };
+        until("the sentinel knows the replica", known).await;
+        let url = format!("redis-sentinel://{}?sentinelServiceName=main", sentinel.address);
+        let mut trial = Trial::on(Fleet::at(primary, &url, mode, 2).await).await;
+        trial.fleet.redis.stop();
+        trial.noticed().await;
+        let _dead = std::mem::replace(&mut trial.fleet.redis, replica);
+        for node in &trial.fleet.nodes {
+            until("it is back", async || !node.events("redis_back").is_empty()).await;
+        }
+        let well = within(ms(1000), "all of it agrees", async || trial.fleet.redis.truth().await.holds(2, 3)).await;
+        println!("{mode}: right after {well:?}");
+        for node in &trial.fleet.nodes {
+            assert_eq!((node.events("redis_lost").len(), node.events("redis_back").len()), (1, 1), "{}", node.log());
+        }
+        trial.over().await;
     }
 }

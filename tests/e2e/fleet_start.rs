@@ -145,11 +145,10 @@ async fn an_idle_node_rests() {
             let used = cpu_ms(pid) - before;
             assert!(used <= 100, "{used} ms of 2000 in mode {mode}, {what}");
         };
-        let calls = async || match fleet.redis.ask(&["INFO", "commandstats"]).await.text() {
-            text => text
-                .lines()
-                .find(|l| l.starts_with("cmdstat_evalsha:"))
-                .map_or(0, |l| l.split(['=', ',']).nth(1).unwrap().parse::<u64>().unwrap()),
+        let calls = async || {
+            let stats = fleet.redis.ask(&["INFO", "commandstats"]).await.text();
+            let line = stats.lines().find(|line| line.starts_with("cmdstat_evalsha:"));
+            line.map_or(0, |line| line.split(['=', ',']).nth(1).unwrap().parse::<u64>().unwrap())
         };
         tokio::time::sleep(ms(500)).await;
         let before = calls().await;
@@ -172,4 +171,20 @@ async fn two_namespaces_do_not_meet() {
     let _held = fleet.hold(1).await;
     fleet.settles_with(ms(1000), 1, 1).await;
     within(ms(2000), "alone", async || fleet.nodes[1].pool("app").await["nodes"] == 1).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_may_evict_is_told_once() {
+    let mut fleet = Fleet::without_nodes(Redis::start().await, "batched");
+    let limits: &[&[&str]] =
+        &[&["CONFIG", "SET", "maxmemory", "100mb"], &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]];
+    fleet.redis.ask_all(limits).await;
+    fleet.join().await;
+    let node = &fleet.nodes[0];
+    until("it is told", async || node.events("redis_may_evict").len() == 1).await;
+    assert_eq!(node.events("redis_may_evict")[0]["policy"], "allkeys-lru");
+    fleet.redis.ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+    until("it is back", async || node.events("redis_back").len() == 1).await;
+    fleet.settles(ms(1000), 0).await;
+    assert_eq!(node.events("redis_may_evict").len(), 1);
 }

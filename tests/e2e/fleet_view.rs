@@ -14,16 +14,19 @@ async fn nodes_in_all_modes_share_one_truth() {
     }
     fleet.know_each_other(3).await;
     let mut held = Vec::new();
-    // One after the other, on whichever node: each sees what the others did, so the servers stay even.
     for round in 0..12 {
+        let before = fleet.redis.truth().await.load;
         held.extend(hold(&fleet.nodes[round % 3], 1).await);
         fleet.settles(ms(2000), round as i64 + 1).await;
         let load = fleet.redis.truth().await.load;
         for node in &fleet.nodes {
             until("every node sees it", async || sees(node, &load).await).await;
         }
-        let (least, most) = (load.values().min().unwrap(), load.values().max().unwrap());
-        assert!(most - least <= 1, "after {round}: {load:?}");
+        if round % 3 == 0 {
+            // The node in exact mode: the others may have looked a while ago.
+            let chosen = load.iter().find(|(name, n)| **n > before[*name]).unwrap().0;
+            assert_eq!(before[chosen], *before.values().min().unwrap(), "{before:?}, then {load:?}");
+        }
     }
     drop(held);
     fleet.settles(ms(2000), 0).await;
@@ -87,7 +90,11 @@ async fn weights_are_respected_by_all() {
         }
         let load = fleet.redis.truth().await.load;
         let shares: Vec<_> = fleet.origins.iter().map(|origin| load[&origin.server()]).collect();
-        assert_eq!(shares, [4, 8, 12], "mode {mode}");
+        // By a view that is a while old a choice is a guess.
+        let off = if mode == "exact" { 0 } else { 2 };
+        for (share, wanted) in shares.iter().zip([4i64, 8, 12]) {
+            assert!((share - wanted).abs() <= off, "mode {mode}: {shares:?}");
+        }
     }
 }
 
@@ -100,7 +107,9 @@ async fn a_node_alone_balances_as_least_connections() {
             held.extend(hold(&fleet.nodes[0], 1).await);
             until("it is there", async || fleet.nodes[0].in_flight().await == n).await;
         }
-        let counts: Vec<_> = fleet.origins.iter().map(|origin| origin.in_flight()).collect();
+        let counts = || fleet.origins.iter().map(|origin| origin.in_flight()).collect::<Vec<_>>();
+        until("they arrive", async || counts().iter().sum::<usize>() == 12).await;
+        let counts = counts();
         assert_eq!(counts, [4, 4, 4], "mode {mode}");
     }
 }

@@ -33,8 +33,8 @@ use crate::observe::fleet::FleetMetrics;
 /// How long this node's counts outlive it.
 pub const LEASE: Duration = Duration::from_secs(3);
 /// How often the lease is renewed, and the longest that a view is left to age on an idle pool. A bit under a second, so
-/// that an idle fleet notices a dead node within four.
-const BEAT: Duration = Duration::from_millis(900);
+/// that an idle fleet notices a dead node within four, and its view is never stale.
+const BEAT: Duration = Duration::from_millis(800);
 /// In exact mode, how long a release may wait for an acquire to ride with.
 const RELEASE_WITHIN: Duration = Duration::from_millis(1);
 /// In exact mode, and where nothing is chosen by the view, how old it may get while there is traffic.

@@ -66,6 +66,7 @@ pub struct Redis {
     pub address: SocketAddr,
     _port: Reserved,
     dir: TempDir,
+    config: Option<String>,
     args: Vec<String>,
     child: Option<Child>,
 }
@@ -82,12 +83,29 @@ impl Redis {
     pub fn stopped(args: &[&str]) -> Self {
         let port = Reserved::new();
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
-        Redis { address: port.address, _port: port, dir: TempDir::new().unwrap(), args, child: None }
+        let dir = TempDir::new().unwrap();
+        Redis { address: port.address, _port: port, dir, config: None, args, child: None }
+    }
+
+    /// A sentinel that watches `primary` under the name `main`, and finds it down soon.
+    pub async fn sentinel(primary: &Redis) -> Self {
+        let mut sentinel = Self::stopped(&["--sentinel"]);
+        sentinel.config = Some(format!(
+            "sentinel monitor main 127.0.0.1 {} 1\nsentinel down-after-milliseconds main 300\nsentinel failover-timeout main 3000\n",
+            primary.address.port()
+        ));
+        sentinel.run().await;
+        sentinel
     }
 
     /// Starts (again), empty.
     pub async fn run(&mut self) {
         let mut command = Command::new("redis-server");
+        if let Some(config) = &self.config {
+            let file = self.dir.path().join("redis.conf");
+            std::fs::write(&file, config).unwrap();
+            command.arg(file);
+        }
         command.args(["--bind", "127.0.0.1", "--port", &self.address.port().to_string()]);
         command.args(["--save", "", "--appendonly", "no", "--dir"]).arg(self.dir.path()).args(&self.args);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
