@@ -191,3 +191,31 @@ async fn a_node_frozen_past_its_lease_comes_back_batched() {
 async fn a_node_frozen_past_its_lease_comes_back_exact() {
     frozen("exact").await;
 }
+
+/// Under a steady load what Redis says is what the nodes say, also while it changes all the time.
+#[tokio::test]
+async fn mid_load_redis_says_what_the_nodes_say() {
+    for mode in ["batched", "exact", "auto"] {
+        let fleet = Fleet::start(mode, 3).await;
+        let loads: Vec<_> = fleet.nodes.iter().map(|node| Load::start(node.address(), 8, "/delay/40")).collect();
+        for load in &loads {
+            until("it runs", async || load.tally().ok > 8).await;
+        }
+        let (mut in_redis, mut in_nodes) = (0.0, 0.0);
+        for _ in 0..40 {
+            let truth = fleet.redis.truth().await;
+            assert!(truth.holds(3, 3), "{truth:#?}");
+            assert!((0..=24).contains(&truth.sum()), "24 clients, and {}", truth.sum());
+            in_redis += truth.sum() as f64 / 40.0;
+            for node in &fleet.nodes {
+                in_nodes += node.in_flight().await as f64 / 40.0;
+            }
+        }
+        assert!((in_redis - in_nodes).abs() < 3.0, "mode {mode}: {in_redis} in Redis, {in_nodes} in the nodes");
+        for load in loads {
+            assert_eq!(load.stop().await.failures, Default::default());
+        }
+        fleet.settles(SOON, 0).await;
+        fleet.no_drift().await;
+    }
+}

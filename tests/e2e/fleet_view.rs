@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::{Fairlead, Fleet, Redis, config, hold, ms, until};
+use crate::support::{Fairlead, Fleet, Origin, Redis, config, hold, ms, until};
 
 /// Nodes in different modes see one truth, and choose by it.
 #[tokio::test]
@@ -61,18 +61,7 @@ async fn exact_is_even_across_nodes() {
 async fn weights_are_respected_by_all() {
     for mode in ["exact", "batched"] {
         let mut fleet = Fleet::without_nodes(Redis::start().await, mode);
-        let list: Vec<_> = fleet
-            .origins
-            .iter()
-            .zip([1, 2, 3])
-            .map(|(o, weight)| format!("{{ name: {}, address: \"{}\", weight: {weight} }}", o.server(), o.address))
-            .collect();
-        let yaml = config(&format!(
-            "pools: {{ app: {{ servers: [{}], health: {{ type: tcp, interval: 60s, timeout: 1s }} }} }}\n\
-             redis: {{ url: \"{}\", mode: {mode} }}\n",
-            list.join(", "),
-            fleet.redis.url()
-        ));
+        let yaml = weighted(&fleet, mode, [1, 2, 3]);
         for _ in 0..2 {
             fleet.nodes.push(Fairlead::start(&yaml).await);
         }
@@ -112,4 +101,41 @@ async fn a_node_alone_balances_as_least_connections() {
         let counts = counts();
         assert_eq!(counts, [4, 4, 4], "mode {mode}");
     }
+}
+
+/// A configuration with these weights.
+fn weighted(fleet: &Fleet, mode: &str, weights: [u32; 3]) -> String {
+    let server = |(origin, weight): (&Origin, u32)| {
+        format!("{{ name: \"{0}\", address: \"{0}\", weight: {weight} }}", origin.server())
+    };
+    let list: Vec<_> = fleet.origins.iter().zip(weights).map(server).collect();
+    config(&format!(
+        "pools: {{ app: {{ servers: [{}], health: {{ type: tcp, interval: 60s, timeout: 1s }} }} }}\n\
+         redis: {{ url: \"{}\", mode: {mode} }}\n",
+        list.join(", "),
+        fleet.redis.url()
+    ))
+}
+
+/// Nodes whose files differ do not fight over the table, and count the same.
+#[tokio::test]
+async fn nodes_with_different_weights_live_together() {
+    let mut fleet = Fleet::without_nodes(Redis::start().await, "exact");
+    for weights in [[1, 1, 1], [1, 2, 3]] {
+        let node = Fairlead::start(&weighted(&fleet, "exact", weights)).await;
+        fleet.nodes.push(node);
+    }
+    fleet.know_each_other(2).await;
+    let generation = async || fleet.redis.ask(&["HGET", "fairlead:{default/app}:servers", "#gen"]).await.text();
+    let before = generation().await;
+    let held = fleet.hold(6).await;
+    fleet.settles(ms(2000), 12).await;
+    let mut load = fleet.redis.truth().await.load;
+    let shares: Vec<_> = fleet.origins.iter().map(|origin| load.remove(&origin.server()).unwrap()).collect();
+    // Redis picks by the weights that were set last.
+    assert_eq!(shares, [2, 4, 6]);
+    drop(held);
+    fleet.settles(ms(2000), 0).await;
+    assert_eq!(generation().await, before, "the table has not changed");
+    fleet.no_drift().await;
 }
