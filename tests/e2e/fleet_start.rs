@@ -33,8 +33,9 @@ async fn the_admin_api_and_the_metrics_tell_of_the_fleet() {
         for _ in 0..5 {
             assert_eq!(node.get("/").await.status, 200);
         }
+        // Unless a wait has just run out, on a busy machine.
+        until("the mode is told", async || node.pool("app").await["mode"] == mode).await;
         let pool = node.pool("app").await;
-        assert_eq!(pool["mode"], mode, "{pool}");
         assert_eq!(pool["nodes"], 2, "{pool}");
         assert!(pool["view_age_ms"].as_u64().unwrap() < 1100, "{pool}");
         assert!(pool["servers"][0]["in_flight"]["fleet"].is_u64(), "{pool}");

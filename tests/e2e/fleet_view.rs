@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::{Fairlead, Fleet, Origin, Redis, config, hold, ms, until};
+use crate::support::{Fairlead, Fleet, Load, LongWay, Origin, Redis, config, hold, ms, until, within};
 
 /// Nodes in different modes see one truth, and choose by it.
 #[tokio::test]
@@ -137,5 +137,29 @@ async fn nodes_with_different_weights_live_together() {
     drop(held);
     fleet.settles(ms(2000), 0).await;
     assert_eq!(generation().await, before, "the table has not changed");
+    fleet.no_drift().await;
+}
+
+/// `auto` asks Redis where that is quick beside the time a request takes, and stops when it is not.
+#[tokio::test]
+async fn auto_asks_redis_where_it_pays() {
+    let redis = Redis::start().await;
+    let way = LongWay::to(redis.address).await;
+    let fleet = Fleet::at(redis, &format!("redis://{}", way.address), "auto", 2).await;
+    let loads: Vec<_> = fleet.nodes.iter().map(|node| Load::start(node.address(), 3, "/delay/40")).collect();
+    let all = async |mode: &str| {
+        for node in &fleet.nodes {
+            within(ms(8000), mode, async || node.pool("app").await["mode"] == mode).await;
+        }
+    };
+    all("exact").await;
+    way.delay(ms(20));
+    all("batched").await;
+    way.delay(ms(0));
+    all("exact").await;
+    for load in loads {
+        assert_eq!(load.stop().await.failures, Default::default());
+    }
+    fleet.settles(ms(2000), 0).await;
     fleet.no_drift().await;
 }
