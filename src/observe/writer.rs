@@ -110,7 +110,9 @@ struct Thread {
 impl Thread {
     fn run(mut self, messages: Receiver<Message>) {
         loop {
-            match messages.recv_timeout(FLUSH_EVERY) {
+            // Whoever watches the process's own log sees an event when it happens.
+            let now = self.sink == Sink::Stderr && self.unflushed > 0;
+            match messages.recv_timeout(if now { Duration::ZERO } else { FLUSH_EVERY }) {
                 Ok(Message::Line(line)) => {
                     self.unflushed += 1;
                     if let Err(error) = self.out.write_all(&line) {
