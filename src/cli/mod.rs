@@ -2,6 +2,9 @@
 
 mod check;
 mod demo;
+mod remote;
+mod state;
+mod status;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -60,6 +63,8 @@ enum Command {
         #[arg(long)]
         probe: bool,
     },
+    /// Ask a running node about its servers: state and why, requests in flight here and in the fleet, rate, latency
+    Status(status::Arguments),
     /// Print the JSON Schema of the configuration, for editors
     Schema,
 }
@@ -77,6 +82,7 @@ pub fn main() -> ExitCode {
             Err(message) => refused(message),
         },
         Command::Check { file, probe } => check::run(&file, probe),
+        Command::Status(arguments) => status::run(&arguments),
         Command::Schema => {
             println!("{:#}", config::schema());
             ExitCode::SUCCESS
@@ -99,6 +105,11 @@ fn start(config: Config) -> ExitCode {
 fn refused(why: impl std::fmt::Display) -> ExitCode {
     eprintln!("{why}");
     ExitCode::from(1)
+}
+
+/// Text from elsewhere as part of a line on a terminal, which it must not steer.
+fn printable(text: &str) -> String {
+    text.replace(|c: char| c.is_control(), " ")
 }
 
 fn quick(listen: SocketAddr, to: &[String], admin: Option<SocketAddr>, health: Option<&str>) -> Result<Config, String> {

@@ -15,5 +15,6 @@ mod logs;
 mod protocol;
 mod routes;
 mod shutdown;
+mod status;
 mod timeouts;
 mod websocket;
