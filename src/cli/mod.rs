@@ -40,6 +40,9 @@ enum Command {
     },
     /// Start four small servers, the proxy and some traffic, and show who is busy
     Demo(demo::Arguments),
+    /// One node of `demo --redis`; told what to do on standard input
+    #[command(hide = true)]
+    DemoNode,
     /// Start the proxy without a file: one listener, one pool
     Proxy {
         /// Where clients connect, e.g. 0.0.0.0:9090
@@ -77,6 +80,7 @@ pub fn main() -> ExitCode {
             Err(problems) => refused(problems),
         },
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::DemoNode => demo::run_node(),
         Command::Proxy { listen, to, health, admin } => match quick(listen, &to, admin, health.as_deref()) {
             Ok(config) => start(config),
             Err(message) => refused(message),

@@ -7,6 +7,7 @@ mod accounting;
 mod admin;
 mod balancing;
 mod cli;
+mod demo_fleet;
 mod failover;
 mod forwarding;
 mod headers;
