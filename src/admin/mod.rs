@@ -1,7 +1,7 @@
 //! The admin listener: health of the node itself, metrics, and the state of its pools. Never on the path of a request.
 
 mod guard;
-mod pools;
+pub mod pools;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;

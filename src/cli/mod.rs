@@ -2,6 +2,9 @@
 
 mod check;
 mod demo;
+mod remote;
+mod state;
+mod status;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -37,6 +40,9 @@ enum Command {
     },
     /// Start four small servers, the proxy and some traffic, and show who is busy
     Demo(demo::Arguments),
+    /// One node of `demo --redis`; told what to do on standard input
+    #[command(hide = true)]
+    DemoNode,
     /// Start the proxy without a file: one listener, one pool
     Proxy {
         /// Where clients connect, e.g. 0.0.0.0:9090
@@ -60,6 +66,8 @@ enum Command {
         #[arg(long)]
         probe: bool,
     },
+    /// Ask a running node about its servers: state and why, requests in flight here and in the fleet, rate, latency
+    Status(status::Arguments),
     /// Print the JSON Schema of the configuration, for editors
     Schema,
 }
@@ -72,11 +80,13 @@ pub fn main() -> ExitCode {
             Err(problems) => refused(problems),
         },
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::DemoNode => demo::run_node(),
         Command::Proxy { listen, to, health, admin } => match quick(listen, &to, admin, health.as_deref()) {
             Ok(config) => start(config),
             Err(message) => refused(message),
         },
         Command::Check { file, probe } => check::run(&file, probe),
+        Command::Status(arguments) => status::run(&arguments),
         Command::Schema => {
             println!("{:#}", config::schema());
             ExitCode::SUCCESS
@@ -100,6 +110,11 @@ fn refused(why: impl std::fmt::Display) -> ExitCode {
     logging::flush(std::time::Duration::from_secs(1));
     eprintln!("{why}");
     ExitCode::from(1)
+}
+
+/// Text from elsewhere as part of a line on a terminal, which it must not steer.
+fn printable(text: &str) -> String {
+    text.replace(|c: char| c.is_control(), " ")
 }
 
 fn quick(listen: SocketAddr, to: &[String], admin: Option<SocketAddr>, health: Option<&str>) -> Result<Config, String> {

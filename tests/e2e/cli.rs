@@ -87,7 +87,7 @@ async fn usage_errors_exit_with_2() {
 async fn help_and_version_exit_with_0() {
     let help = run(&["--help"]).await;
     assert_eq!(help.code, Some(0));
-    for command in ["run", "demo", "proxy", "check", "schema"] {
+    for command in ["run", "demo", "proxy", "check", "schema", "status"] {
         assert!(help.out.contains(command), "{}", help.out);
     }
     let version = run(&["--version"]).await;

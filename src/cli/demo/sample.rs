@@ -1,20 +1,18 @@
-//! From running nodes to rows of the table.
+//! From what nodes tell of themselves to rows of the table.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::table::Row;
-use crate::node::Node;
-use crate::upstream::Server;
-use crate::upstream::health::Health;
+use super::table::{Frame, Row};
+use crate::cli::state::{Pool, Server};
 
 /// Rates are means over the last while of this length.
 const WINDOW: Duration = Duration::from_secs(2);
 
-/// Looks at nodes now and then; remembers enough for rates.
+/// Puts together what nodes tell now and then; remembers enough for rates.
 pub struct Sampler {
-    nodes: Vec<Arc<Node>>,
+    /// What each node told last: a node that is gone must not look as if its requests had never been.
+    last: Vec<Vec<Pool>>,
     past: VecDeque<Totals>,
 }
 
@@ -31,25 +29,47 @@ impl Totals {
 }
 
 impl Sampler {
-    /// Has not looked yet.
-    pub fn new(nodes: Vec<Arc<Node>>) -> Self {
-        Sampler { nodes, past: VecDeque::new() }
+    /// Of so many nodes, which have told nothing yet.
+    pub fn new(nodes: usize) -> Self {
+        Sampler { last: vec![Vec::new(); nodes], past: VecDeque::new() }
     }
 
-    /// One row a server, in the order of the pools. What several nodes tell of one server is put together.
-    pub fn rows(&mut self, now: Instant) -> Vec<Row> {
+    /// One row a server, in the order of the pools. What several nodes tell of one server is put together; None: the
+    /// node does not answer.
+    pub fn frame(&mut self, now: Instant, told: Vec<Option<Vec<Pool>>>) -> Frame {
         let mut rows: Vec<Row> = Vec::new();
         let mut totals = Totals { at: now, servers: Vec::new() };
-        for (place, node) in self.nodes.iter().enumerate() {
-            for server in node.snapshot.load().pools.iter().flat_map(|pool| &pool.servers) {
-                let found = rows.iter().position(|row| row.server == server.name);
-                let index = found.unwrap_or_else(|| {
-                    rows.push(Row::new(&server.name, self.nodes.len()));
-                    totals.servers.push((server.name.clone(), 0));
-                    rows.len() - 1
-                });
-                add(&mut rows[index], place, server);
-                totals.servers[index].1 += server.totals().0;
+        let mut modes: Vec<String> = Vec::new();
+        let mut freshest = u64::MAX;
+        for (place, told) in told.into_iter().enumerate().take(self.last.len()) {
+            let present = told.is_some();
+            if let Some(pools) = told {
+                self.last[place] = pools;
+            }
+            for pool in &self.last[place] {
+                let view = present && pool.has_view();
+                if view && !modes.contains(&pool.mode) {
+                    modes.push(pool.mode.clone());
+                }
+                let fresher = view && pool.view_age_ms < freshest;
+                if fresher {
+                    freshest = pool.view_age_ms;
+                }
+                for server in &pool.servers {
+                    let found = rows.iter().position(|row| row.server == server.name);
+                    let index = found.unwrap_or_else(|| {
+                        rows.push(Row::new(&server.name, self.last.len()));
+                        totals.servers.push((server.name.clone(), 0));
+                        rows.len() - 1
+                    });
+                    totals.servers[index].1 += server.requests;
+                    if present {
+                        add(&mut rows[index], place, server);
+                    }
+                    if fresher || (present && pool.is_alone()) {
+                        rows[index].fleet = Some(server.in_flight.fleet);
+                    }
+                }
             }
         }
         // The oldest that is kept is the youngest that is a whole window old.
@@ -64,97 +84,94 @@ impl Sampler {
             }
         }
         self.past.push_back(totals);
-        rows
+        Frame { rows, mode: (!modes.is_empty()).then(|| modes.join(" and ")) }
     }
 }
 
 /// Adds what the node at `place` knows of a server. Nodes that disagree make a state `mixed`; of percentiles, which
 /// cannot be added, the worst counts.
 fn add(row: &mut Row, place: usize, server: &Server) {
-    let state = match server.health().0 {
-        Health::Up => "up",
-        Health::Down => "down",
-        Health::Unknown => "starting",
-    };
-    row.state = if row.state.is_empty() || row.state == state { state } else { "mixed" };
-    if let Some(local) = row.in_flight.get_mut(place) {
-        *local += server.in_flight();
+    if row.state.is_empty() {
+        row.state.clone_from(&server.state);
+    } else if row.state != server.state {
+        row.state = "mixed".to_owned();
     }
-    row.fleet += server.in_flight();
-    row.p50_ms = row.p50_ms.max(server.latencies.quantile_ms(0.5));
-    row.p99_ms = row.p99_ms.max(server.latencies.quantile_ms(0.99));
+    if let Some(local) = row.in_flight.get_mut(place) {
+        *local = Some(local.unwrap_or(0) + server.in_flight.local);
+    }
+    row.p50_ms = row.p50_ms.max(server.p50_ms);
+    row.p99_ms = row.p99_ms.max(server.p99_ms);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
-    use crate::load::Lease;
-    use crate::server;
-    use crate::upstream::server::Outcome;
+    use crate::cli::state::testing::{pool, server};
 
-    fn node() -> Arc<Node> {
-        let servers = [("127.0.0.1".to_owned(), 1), ("127.0.0.1".to_owned(), 2)];
-        let config = Config::quick("127.0.0.1:0".parse().unwrap(), &servers, None, None).unwrap();
-        server::prepare(config).unwrap().node().clone()
-    }
-
-    fn server(node: &Node, index: usize) -> Arc<Server> {
-        node.snapshot.load().pools[0].servers[index].clone()
+    fn alone(requests: u64) -> Vec<Option<Vec<Pool>>> {
+        vec![Some(vec![pool("memory", 0, vec![server("s1", 0, 0, 0), server("s2", 1, 1, requests)])])]
     }
 
     #[test]
     fn a_row_tells_how_a_server_is() {
-        let node = node();
-        let second = server(&node, 1);
-        let mut sampler = Sampler::new(vec![node]);
+        let mut sampler = Sampler::new(1);
         let start = Instant::now();
-        let rows = sampler.rows(start);
-        assert_eq!((rows.len(), rows[1].state, rows[1].per_second), (2, "starting", 0.0));
-
-        second.observe_check(Ok(()), 1, 1);
-        let _lease = Lease::take(second.clone());
-        for _ in 0..30 {
-            second.observe_attempt(Outcome::Success, Some(Duration::from_millis(10)));
-        }
-        let rows = sampler.rows(start + Duration::from_secs(1));
+        let frame = sampler.frame(start, alone(7));
+        assert_eq!((frame.rows.len(), frame.rows[1].per_second, frame.mode), (2, 0.0, None));
+        let rows = sampler.frame(start + Duration::from_secs(1), alone(37)).rows;
         assert_eq!(rows[0].per_second, 0.0);
         let row = &rows[1];
-        assert_eq!((row.server.as_str(), row.state), (second.name.as_str(), "up"));
-        assert_eq!((row.in_flight.as_slice(), row.fleet), ([1].as_slice(), 1));
-        assert!((row.per_second - 30.0).abs() < 0.1 && row.p50_ms >= 10.0, "{row:?}");
+        assert_eq!((row.server.as_str(), row.state.as_str()), ("s2", "up"));
+        assert_eq!((row.in_flight.as_slice(), row.fleet), ([Some(1)].as_slice(), Some(1)));
+        assert!((row.per_second - 30.0).abs() < 0.1 && row.p50_ms > 0.0, "{row:?}");
     }
 
     #[test]
     fn rates_forget_what_is_older_than_the_window() {
-        let node = node();
-        let first = server(&node, 0);
-        let mut sampler = Sampler::new(vec![node]);
+        let mut sampler = Sampler::new(1);
         let start = Instant::now();
-        sampler.rows(start);
-        first.observe_attempt(Outcome::Success, None);
+        sampler.frame(start, alone(1));
         for quarter in 1..=8 {
-            assert!(sampler.rows(start + quarter * Duration::from_millis(250))[0].per_second > 0.0);
+            let rows = sampler.frame(start + quarter * Duration::from_millis(250), alone(2)).rows;
+            assert!(rows[1].per_second > 0.0);
         }
-        assert_eq!(sampler.rows(start + 2 * WINDOW)[0].per_second, 0.0);
+        assert_eq!(sampler.frame(start + 2 * WINDOW, alone(2)).rows[1].per_second, 0.0);
         assert!(sampler.past.len() < 12);
     }
 
     #[test]
-    fn nodes_are_put_together() {
-        let nodes = vec![node(), node()];
-        let (ours, theirs) = (server(&nodes[0], 0), server(&nodes[1], 0));
-        let _leases = [Lease::take(ours.clone()), Lease::take(theirs.clone()), Lease::take(theirs.clone())];
-        ours.observe_check(Ok(()), 1, 1);
-        theirs.observe_check(Err("no".into()), 1, 1);
-        let mut sampler = Sampler::new(nodes);
+    fn nodes_are_put_together_and_the_freshest_view_counts() {
+        let mut down = server("s1", 2, 9, 10);
+        (down.state, down.p50_ms) = ("down".into(), 50.0);
+        let told = || {
+            vec![
+                Some(vec![pool("exact", 8, vec![server("s1", 1, 4, 10)])]),
+                Some(vec![pool("batched", 3, vec![down.clone()])]),
+                Some(vec![pool("local", 0, vec![server("s1", 5, 5, 10)])]),
+            ]
+        };
+        let mut sampler = Sampler::new(3);
         let start = Instant::now();
-        sampler.rows(start);
-        ours.observe_attempt(Outcome::Success, Some(Duration::from_millis(1)));
-        theirs.observe_attempt(Outcome::Success, Some(Duration::from_millis(50)));
-        let rows = sampler.rows(start + Duration::from_secs(1));
-        assert_eq!(rows.len(), 2);
-        assert_eq!((rows[0].in_flight.as_slice(), rows[0].fleet, rows[0].state), ([1, 2].as_slice(), 3, "mixed"));
-        assert!((rows[0].per_second - 2.0).abs() < 0.01 && rows[0].p50_ms >= 50.0, "{:?}", rows[0]);
+        let frame = sampler.frame(start, told());
+        let row = &frame.rows[0];
+        assert_eq!((row.in_flight.as_slice(), row.fleet), ([Some(1), Some(2), Some(5)].as_slice(), Some(9)));
+        assert_eq!((row.state.as_str(), row.p50_ms), ("mixed", 50.0));
+        assert_eq!(frame.mode.as_deref(), Some("exact and batched"));
+
+        let mut gone = told();
+        gone[1] = None;
+        let frame = sampler.frame(start + Duration::from_secs(1), gone);
+        let row = &frame.rows[0];
+        assert_eq!((row.in_flight[1], row.fleet, row.state.as_str()), (None, Some(4), "up"));
+        assert_eq!(row.per_second, 0.0, "its requests stay counted");
+    }
+
+    #[test]
+    fn without_redis_nobody_knows_the_fleet() {
+        let local = |count| Some(vec![pool("local", 0, vec![server("s1", count, count, 1)])]);
+        let frame = Sampler::new(2).frame(Instant::now(), vec![local(1), local(2)]);
+        assert_eq!((frame.rows[0].fleet, frame.mode), (None, None));
+        assert_eq!(frame.rows[0].in_flight, [Some(1), Some(2)]);
+        assert!(Sampler::new(2).frame(Instant::now(), vec![None, None]).rows.is_empty());
     }
 }
