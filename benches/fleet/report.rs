@@ -7,6 +7,9 @@ use crate::figures::Figures;
 use crate::options::{Fault, Options, Policy, Service};
 use crate::run::FAULT;
 
+/// A load generator that is late by more, in milliseconds, measures the machine.
+const NOISE: f64 = 3.0;
+
 /// All runs, by what was measured.
 pub type Results = BTreeMap<(Policy, Fault), Vec<Figures>>;
 
@@ -62,15 +65,15 @@ pub fn table(options: &Options, order: &[(Policy, Fault)], results: &Results) ->
 
 fn tails<'a>(runs: impl Iterator<Item = (Policy, Fault, &'a [Figures])>) -> String {
     let mut text = String::from(
-        "| policy | n | failed | p50 ms | p90 ms | p99 ms | p99.9 ms | outside servers, p99 ms | CPU µs/request | Redis CPU µs/request | chose in the end |\n\
-         |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n",
+        "| policy | n | failed | p50 ms | p90 ms | p99 ms | p99.9 ms | outside servers, p99 ms | sent late, p99 ms | CPU µs/request | Redis CPU µs/request | chose in the end |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n",
     );
     for (policy, _, runs) in runs {
         let at = |value: fn(&Figures) -> f64| median(runs, value);
         let redis = if policy.mode().is_some() { format!("{:.1}", at(|f| f.redis_us)) } else { String::new() };
         writeln!(
             text,
-            "| {} | {} | {} | {:.1} | {:.1} | {:.1} | {:.1} | {:.2} | {:.0} | {redis} | {} |",
+            "| {} | {} | {} | {:.1} | {:.1} | {:.1} | {:.1} | {:.2} | {:.2} | {:.0} | {redis} | {} |",
             policy.label(),
             runs.iter().map(|f| f.n).sum::<usize>(),
             runs.iter().map(|f| f.failed).sum::<usize>(),
@@ -79,6 +82,7 @@ fn tails<'a>(runs: impl Iterator<Item = (Policy, Fault, &'a [Figures])>) -> Stri
             at(|f| f.p99),
             at(|f| f.p999),
             at(|f| f.outside_p99),
+            at(|f| f.late_p99),
             at(|f| f.proxy_us),
             runs.last().map_or("", |f| &f.modes),
         )
@@ -91,14 +95,15 @@ fn faults<'a>(runs: impl Iterator<Item = (Policy, Fault, &'a [Figures])>) -> Str
     let mut text = format!(
         "Redis had its fault for {} s in the middle.\n\n\
          | policy | Redis | n | failed | p50 ms | p99 ms | slowest ms | outside servers, p99 ms | outside servers, most ms \
-         | longest gap ms | spans of 100 ms without completion |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
+         | longest gap ms | spans of 100 ms without completion | sent late, p99 ms |\n\
+         |---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
         FAULT.as_secs()
     );
     for (policy, fault, runs) in runs {
         let most = |value: fn(&Figures) -> f64| runs.iter().map(value).fold(f64::NAN, f64::max);
         writeln!(
             text,
-            "| {} | {} | {} | {} | {:.1} | {:.1} | {:.1} | {:.2} | {:.2} | {:.1} | {} |",
+            "| {} | {} | {} | {} | {:.1} | {:.1} | {:.1} | {:.2} | {:.2} | {:.1} | {} | {:.2} |",
             policy.label(),
             fault.label(),
             runs.iter().map(|f| f.n).sum::<usize>(),
@@ -110,6 +115,7 @@ fn faults<'a>(runs: impl Iterator<Item = (Policy, Fault, &'a [Figures])>) -> Str
             most(|f| f.outside_max),
             most(|f| f.gap),
             runs.iter().map(|f| f.empty).sum::<usize>(),
+            most(|f| f.late_p99),
         )
         .ok();
     }
@@ -120,10 +126,14 @@ fn faults<'a>(runs: impl Iterator<Item = (Policy, Fault, &'a [Figures])>) -> Str
 pub fn footing(results: &Results) -> String {
     let late = results.values().flatten().map(|figures| figures.late_p99).fold(0.0, f64::max);
     let left: u64 = results.values().flatten().map(|figures| figures.left).sum();
-    let mut text = format!(
-        "Load average {} after. In the worst run 99 % of the requests were sent within {late:.1} ms of when they were due.",
-        load_average()
-    );
+    let mut text = format!("Load average {} after.", load_average());
+    if late > NOISE {
+        write!(
+            text,
+            " Requests were sent up to {late:.0} ms late (p99): the machine was busy, and those rows say little."
+        )
+        .ok();
+    }
     if left > 0 {
         write!(text, " {left} requests were still counted as in flight after the load had ended.").ok();
     }
