@@ -2,6 +2,7 @@
 # make test     all that CI does: format, lints, docs, tests
 # make check    the same without running tests
 # make bench    what a choice and a lease cost, then load through the proxy beside nginx and HAProxy; ARGS="--help" tells more
+# make bench-fleet   the tail latency of 16 nodes beside nginx and HAProxy, and without Redis; ARGS="--redis-fault stop" and so on
 # Each installs what it needs from Debian's packages when it may, and otherwise says what is missing.
 
 SHELL := /bin/bash
@@ -9,7 +10,7 @@ ARGS ?=
 LOCKED ?=
 step = @printf '\n==> %s\n' '$(1)'
 
-.PHONY: demo test check bench lint need-build need-test need-bench
+.PHONY: demo test check bench bench-fleet lint need-build need-test need-bench
 
 demo: need-build
 	@exec cargo run $(LOCKED) --profile quick --bin fairlead -- demo $(ARGS)
@@ -23,6 +24,9 @@ check: lint
 
 bench: need-bench
 	@exec benches/run $(ARGS)
+
+bench-fleet: need-bench
+	@exec cargo bench $(LOCKED) --profile quick --bench fleet -- $(ARGS)
 
 # Clippy and rustdoc only need the dependencies' metadata and share it; the tests then build them once.
 lint: need-test
