@@ -6,6 +6,7 @@ mod demo;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -64,9 +65,18 @@ enum Command {
     Schema,
 }
 
+/// The longest that the last lines of the log may take.
+const FLUSH: Duration = Duration::from_secs(1);
+
 /// Reads the arguments, does what they say, and returns the exit code.
 pub fn main() -> ExitCode {
-    match Arguments::parse().command {
+    let code = dispatch(Arguments::parse().command);
+    logging::flush(FLUSH);
+    code
+}
+
+fn dispatch(command: Command) -> ExitCode {
+    match command {
         Command::Run { config } => match config::load(&config) {
             Ok(config) => start(config),
             Err(problems) => refused(problems),
@@ -97,7 +107,7 @@ fn start(config: Config) -> ExitCode {
 }
 
 fn refused(why: impl std::fmt::Display) -> ExitCode {
-    eprintln!("{why}");
+    logging::tell(&why.to_string());
     ExitCode::from(1)
 }
 

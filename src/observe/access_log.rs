@@ -1,21 +1,16 @@
-//! The log of requests. A request never waits for it: lines go through a bounded queue to a thread of its own,
-//! and a line that finds the queue full is dropped and counted.
+//! The log of requests: what a line looks like. A request never waits for it to be written.
 
-use std::fs::OpenOptions;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
 use crate::config::{AccessFormat, AccessLog as Settings};
+use crate::observe::writer::{Sink, Writer};
 
-/// Lines that may wait for the writer.
-const QUEUE: usize = 8192;
-/// How long a written line may stay in memory.
-const FLUSH_EVERY: Duration = Duration::from_millis(200);
+/// How long a line may stay in memory, for the sake of fewer writes.
+const LINGER: Duration = Duration::from_millis(200);
 
 /// Everything the access log tells of one request.
 #[derive(Debug, Serialize)]
@@ -65,103 +60,48 @@ fn rfc3339<S: serde::Serializer>(time: &SystemTime, serializer: S) -> Result<S::
     serializer.collect_str(&humantime::format_rfc3339_millis(*time))
 }
 
-enum Message {
-    Line(Vec<u8>),
-    Reopen,
-    Flush(SyncSender<()>),
-}
-
-/// A handle to the writer's queue.
+/// The open access log.
 #[derive(Debug)]
 pub struct AccessLog {
     format: AccessFormat,
-    queue: SyncSender<Message>,
+    writer: Writer,
     dropped: prometheus::IntCounter,
 }
 
 impl AccessLog {
-    /// Opens the file and starts the writer; `dropped` counts the lines that could not be queued.
+    /// Opens the file and starts the writer; `dropped` counts the lines that could not be queued or written.
     ///
     /// # Errors
-    /// The file cannot be opened for appending, or no thread can be started.
+    /// The file cannot be opened for appending (`ENXIO`: a pipe that nobody reads), or no thread can be started.
     pub fn open(settings: &Settings, dropped: prometheus::IntCounter) -> std::io::Result<Self> {
-        let sink = open(settings.path.as_deref())?;
-        let path = settings.path.clone();
-        let (queue, messages) = sync_channel(QUEUE);
-        std::thread::Builder::new().name("access-log".into()).spawn(move || write(sink, path, messages))?;
-        Ok(AccessLog { format: settings.format, queue, dropped })
+        let sink = settings.path.clone().map_or(Sink::Stdout, Sink::File);
+        let writer = Writer::start("access-log", sink, LINGER, dropped.clone())?;
+        Ok(AccessLog { format: settings.format, writer, dropped })
     }
 
     /// Queues one line; never blocks.
     pub fn log(&self, entry: &Entry) {
         let mut line = Vec::with_capacity(384);
-        let written = match self.format {
+        let made = match self.format {
             AccessFormat::Json => serde_json::to_writer(&mut line, entry).is_ok(),
             AccessFormat::Combined => combined(&mut line, entry).is_ok(),
         };
         line.push(b'\n');
-        if !written || self.queue.try_send(Message::Line(line)).is_err() {
+        if made {
+            self.writer.line(line);
+        } else {
             self.dropped.inc();
         }
     }
 
     /// Opens the file again, after somebody moved it away.
     pub fn reopen(&self) {
-        self.queue.try_send(Message::Reopen).ok();
+        self.writer.reopen();
     }
 
     /// Waits, at most `limit`, until all that was logged is written.
     pub fn flush(&self, limit: Duration) {
-        let (done, wait) = sync_channel(1);
-        if self.queue.try_send(Message::Flush(done)).is_ok() {
-            wait.recv_timeout(limit).ok();
-        }
-    }
-}
-
-fn open(path: Option<&Path>) -> std::io::Result<Box<dyn Write + Send>> {
-    Ok(match path {
-        None => Box::new(std::io::stdout()),
-        Some(path) => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
-    })
-}
-
-fn write(sink: Box<dyn Write + Send>, path: Option<PathBuf>, messages: Receiver<Message>) {
-    let mut out = BufWriter::with_capacity(64 * 1024, sink);
-    let mut failing = false;
-    let mut report = |result: std::io::Result<()>| match result {
-        Ok(()) => failing = false,
-        Err(error) if !failing => {
-            failing = true;
-            log::error!(error = error.to_string(); "access_log_cannot_be_written");
-        }
-        Err(_) => {}
-    };
-    let mut dirty = false;
-    loop {
-        match messages.recv_timeout(FLUSH_EVERY) {
-            Ok(Message::Line(line)) => {
-                report(out.write_all(&line));
-                dirty = true;
-            }
-            Ok(Message::Flush(done)) => {
-                report(out.flush());
-                done.try_send(()).ok();
-            }
-            Ok(Message::Reopen) => {
-                report(out.flush());
-                match open(path.as_deref()) {
-                    Ok(sink) => out = BufWriter::with_capacity(64 * 1024, sink),
-                    Err(error) => report(Err(error)),
-                }
-            }
-            Err(RecvTimeoutError::Timeout) if dirty => {
-                report(out.flush());
-                dirty = false;
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return report(out.flush()),
-        }
+        self.writer.flush(limit);
     }
 }
 

@@ -1,17 +1,27 @@
 //! The process's own log: `log` and `env_logger`, one line an event, with fields instead of sentences.
 //!
+//! Whoever logs never waits: a writer of its own brings the lines to standard error ([`crate::observe::writer`]), so a
+//! pipe that nobody empties stops nothing.
+//!
 //! The message of a record is the name of an event; everything else is in its key-value pairs:
 //! `info!(pool = "app", server = "a"; "server_up")`.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::time::SystemTime;
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
 
+use env_logger::Target;
 use env_logger::fmt::Formatter;
 use log::kv::{self, VisitSource};
 use log::{LevelFilter, Record};
+use prometheus::IntCounter;
 
 use crate::config::{Log, LogFormat};
+use crate::observe::writer::{Sink, Writer};
+
+/// One for the process, as the logger is.
+static WRITER: OnceLock<(Writer, IntCounter)> = OnceLock::new();
 
 /// Starts logging. A second call changes nothing.
 ///
@@ -31,8 +41,58 @@ pub fn init(config: Log) {
         LogFormat::Text => builder.format(text),
         LogFormat::Json => builder.format(json),
     };
+    if let Err(error) = start_writer() {
+        eprintln!("the log will not be buffered: {error}");
+    } else {
+        builder.target(Target::Pipe(Box::new(Pipe)));
+    }
     if builder.try_init().is_err() {
         log::debug!("logging_already_started");
+    }
+}
+
+fn start_writer() -> Result<(), Box<dyn std::error::Error>> {
+    if WRITER.get().is_none() {
+        let dropped = IntCounter::new("fairlead_log_dropped_total", "Log lines that could not be written in time")?;
+        let writer = Writer::start("log", Sink::Stderr, Duration::ZERO, dropped.clone())?;
+        WRITER.set((writer, dropped)).ok();
+    }
+    Ok(())
+}
+
+/// Counts the lines that were lost. None: logging has not been started.
+pub fn dropped() -> Option<IntCounter> {
+    WRITER.get().map(|(_, dropped)| dropped.clone())
+}
+
+/// Tells the user something that is no event, after all that was logged before.
+pub fn tell(text: &str) {
+    match WRITER.get() {
+        Some((writer, _)) => writer.line(format!("{text}\n").into_bytes()),
+        None => eprintln!("{text}"),
+    }
+}
+
+/// Waits, at most `limit`, until all that was logged is written.
+pub fn flush(limit: Duration) {
+    if let Some((writer, _)) = WRITER.get() {
+        writer.flush(limit);
+    }
+}
+
+/// env_logger writes each line by one call.
+struct Pipe;
+
+impl std::io::Write for Pipe {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        if let Some((writer, _)) = WRITER.get() {
+            writer.line(line.to_vec());
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -4,6 +4,8 @@ use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::observe::logging;
+
 /// All metrics of one node.
 ///
 /// Handles of hot labels are taken once (`with_label_values`) and kept where they are used, so that a request
@@ -25,7 +27,7 @@ pub struct Metrics {
     pub in_flight: IntGaugeVec,
     /// 1 while a server may be chosen; set when scraped.
     pub server_up: IntGaugeVec,
-    /// Lines that the access log had to drop because its writer fell behind.
+    /// Lines that the access log had to drop because its writer fell behind or could not write.
     pub access_log_dropped: IntCounter,
 }
 
@@ -55,6 +57,9 @@ impl Metrics {
         let access_log_dropped =
             IntCounter::new("fairlead_access_log_dropped_total", "Access log lines that could not be written in time")?;
         registry.register(Box::new(access_log_dropped.clone()))?;
+        if let Some(log_dropped) = logging::dropped() {
+            registry.register(Box::new(log_dropped))?;
+        }
         let metrics = Metrics {
             requests: counters("fairlead_requests_total", "Client requests", &["route", "pool", "class"])?,
             duration,

@@ -11,6 +11,7 @@ use pingora::services::listening::Service as Listening;
 use crate::node::Node;
 use crate::proxy::app::EdgeApp;
 use crate::server::listeners::Bound;
+use crate::server::shutdown;
 
 /// Connections that may wait to be accepted; the system's `net.core.somaxconn` caps it.
 const BACKLOG: i32 = 65_535;
@@ -51,7 +52,7 @@ impl Service for Edge {
         let Some(fds) = fds else { return };
         if let Err(error) = self.listen(&fds) {
             log::error!(error = error.to_string(); "cannot_listen");
-            std::process::exit(1);
+            shutdown::end(&self.node, 1);
         }
         self.node.lifecycle.set_listening();
         self.listening.start_service(Some(fds), shutdown, tasks).await;

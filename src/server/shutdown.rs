@@ -14,9 +14,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Shutdown;
 use crate::node::Node;
+use crate::observe::logging;
 
-/// The longest that the last lines of the access log may take.
-const FLUSH: Duration = Duration::from_secs(1);
+/// The longest that the last lines of each log may take.
+const FLUSH: Duration = Duration::from_millis(500);
 
 pub struct Orderly {
     node: Arc<Node>,
@@ -68,10 +69,12 @@ async fn drain(node: Arc<Node>, limit: Duration) {
     end(&node, 0);
 }
 
-fn end(node: &Node, code: i32) -> ! {
+/// Ends the process, with all that was logged if that can be written soon.
+pub fn end(node: &Node, code: i32) -> ! {
     if let Some(log) = &node.access_log {
         log.flush(FLUSH);
     }
+    logging::flush(FLUSH);
     std::process::exit(code)
 }
 
