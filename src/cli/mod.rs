@@ -77,15 +77,9 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> ExitCode {
     match command {
-        Command::Run { config } => match config::load(&config) {
-            Ok(config) => start(config),
-            Err(problems) => refused(problems),
-        },
+        Command::Run { config } => start(|| config::load(&config).map_err(|problems| problems.to_string())),
         Command::Demo(arguments) => demo::run(&arguments),
-        Command::Proxy { listen, to, health, admin } => match quick(listen, &to, admin, health.as_deref()) {
-            Ok(config) => start(config),
-            Err(message) => refused(message),
-        },
+        Command::Proxy { listen, to, health, admin } => start(|| quick(listen, &to, admin, health.as_deref())),
         Command::Check { file, probe } => check::run(&file, probe),
         Command::Schema => {
             println!("{:#}", config::schema());
@@ -95,8 +89,16 @@ fn dispatch(command: Command) -> ExitCode {
 }
 
 /// Starts a node; returns when it could not.
-fn start(config: Config) -> ExitCode {
+fn start(config: impl FnOnce() -> Result<Config, String>) -> ExitCode {
+    if let Err(error) = server::survive_hang_up() {
+        return refused(error);
+    }
+    let config = match config() {
+        Ok(config) => config,
+        Err(why) => return refused(why),
+    };
     logging::init(config.log);
+    server::raise_open_files();
     match server::prepare(config) {
         Ok(prepared) => {
             server::run(prepared);

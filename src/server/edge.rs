@@ -13,9 +13,6 @@ use crate::proxy::app::EdgeApp;
 use crate::server::listeners::Bound;
 use crate::server::shutdown;
 
-/// Connections that may wait to be accepted; the system's `net.core.somaxconn` caps it.
-const BACKLOG: i32 = 65_535;
-
 pub struct Edge {
     node: Arc<Node>,
     listening: Listening<EdgeApp>,
@@ -31,18 +28,23 @@ impl Edge {
         Edge { node, listening, sockets }
     }
 
-    /// Two processes can bind one port before either listens: the second learns it here.
-    fn listen(&mut self, fds: &ListenFds) -> std::io::Result<()> {
+    /// All sockets listen, or this ends the process.
+    fn listen(&mut self, fds: &ListenFds) {
+        for bound in &self.sockets {
+            if let Err(error) = bound.listen() {
+                let (listener, address) = (&bound.name, bound.address.to_string());
+                log::error!(listener = listener, address = address, error = error.to_string(); "cannot_listen");
+                shutdown::end(&self.node, 1);
+            }
+        }
         for bound in self.sockets.drain(..) {
-            bound.socket.listen(BACKLOG)?;
-            log::info!(listener = bound.name, address = bound.address.to_string(); "listening");
-            let mut table = fds.lock();
             let address = bound.address.to_string();
+            log::info!(listener = bound.name, address = address; "listening");
+            let mut table = fds.lock();
             if table.get(&address).is_none() {
                 table.add(address, bound.socket.into_raw_fd());
             }
         }
-        Ok(())
     }
 }
 
@@ -50,10 +52,12 @@ impl Edge {
 impl Service for Edge {
     async fn start_service(&mut self, fds: Option<ListenFds>, shutdown: ShutdownWatch, tasks: usize) {
         let Some(fds) = fds else { return };
-        if let Err(error) = self.listen(&fds) {
-            log::error!(error = error.to_string(); "cannot_listen");
-            shutdown::end(&self.node, 1);
+        if self.node.lifecycle.is_draining() {
+            // Told to end before it could begin.
+            self.node.lifecycle.set_closed();
+            return;
         }
+        self.listen(&fds);
         self.node.lifecycle.set_listening();
         self.listening.start_service(Some(fds), shutdown, tasks).await;
     }

@@ -4,6 +4,7 @@
 //! ready. End: see `shutdown`.
 
 mod edge;
+mod limits;
 mod listeners;
 mod pools;
 mod shutdown;
@@ -25,7 +26,10 @@ use crate::proxy::Proxy;
 use crate::proxy::app::EdgeApp;
 use crate::snapshot::Snapshot;
 
+pub use limits::raise_open_files;
 pub use listeners::StartError;
+pub(crate) use listeners::{BACKLOG, bind_socket};
+pub use shutdown::survive_hang_up;
 
 /// Pingora's own bound on attempts. Ours are lower; 0 would mean that nothing is ever proxied.
 const MAX_RETRIES: usize = 16;

@@ -68,17 +68,20 @@ impl Pools {
 
 #[async_trait]
 impl BackgroundService for Pools {
-    async fn start_with_ready_notifier(&self, _shutdown: ShutdownWatch, ready: ServiceReadyNotifier) {
+    async fn start_with_ready_notifier(&self, mut shutdown: ShutdownWatch, ready: ServiceReadyNotifier) {
         let mut tasks = tokio::task::JoinSet::new();
         if let Err(error) = self.watch_deadlines() {
             log::error!(error = error.to_string(); "cannot_start_a_thread");
             shutdown::end(&self.node, 1);
         }
         tasks.spawn(Self::rotate(self.node.clone()));
-        self.first_pass(&mut tasks).await;
-        self.node.lifecycle.set_checked();
+        tokio::select! {
+            () = self.first_pass(&mut tasks) => self.node.lifecycle.set_checked(),
+            // Nobody needs the results any more.
+            _ = shutdown.changed() => {}
+        }
         ready.notify_ready();
-        // Not Pingora's shutdown: it comes when the drain begins, and requests that drain need health.
+        // Pingora's shutdown is not for these: it comes when the drain begins, and requests that drain need health.
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {
                 log::error!(error = error.to_string(); "a_pool_task_ended");

@@ -5,7 +5,8 @@
 //! Pingora by itself would close the listeners first, sleep through the whole grace period even when idle, and then
 //! cut off what is left.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,6 +19,17 @@ use crate::observe::logging;
 
 /// The longest that the last lines of each log may take.
 const FLUSH: Duration = Duration::from_millis(500);
+
+/// SIGHUP came, perhaps before [`Orderly`] listened to signals.
+static HANG_UP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// From now on SIGHUP does not end the process. To be called first thing.
+///
+/// # Errors
+/// The signal cannot be handled.
+pub fn survive_hang_up() -> std::io::Result<()> {
+    signal_hook::flag::register(signal_hook::consts::SIGHUP, HANG_UP.clone()).map(drop)
+}
 
 pub struct Orderly {
     node: Arc<Node>,
@@ -40,7 +52,12 @@ impl ShutdownSignalWatch for Orderly {
                 std::future::pending().await
             }
         };
+        if HANG_UP.load(Ordering::Relaxed) {
+            hang_up(&self.node);
+        }
         let name = signals.stop(&self.node).await;
+        // Whoever was never sent traffic need not wait for balancers to notice.
+        let delay = if self.node.lifecycle.unready().is_none() { self.config.delay } else { Duration::ZERO };
         self.node.lifecycle.set_draining();
         let connections = self.node.lifecycle.connections();
         log::info!(signal = name, connections = connections; "draining");
@@ -50,7 +67,7 @@ impl ShutdownSignalWatch for Orderly {
             log::warn!(connections = node.lifecycle.connections(); "stopped_at_once");
             end(&node, 1);
         });
-        tokio::time::sleep(self.config.delay).await;
+        tokio::time::sleep(delay).await;
         tokio::spawn(drain(self.node.clone(), self.config.drain));
         ShutdownSignal::GracefulTerminate
     }
@@ -78,6 +95,13 @@ pub fn end(node: &Node, code: i32) -> ! {
     std::process::exit(code)
 }
 
+fn hang_up(node: &Node) {
+    if let Some(log) = &node.access_log {
+        log.reopen();
+    }
+    log::info!(signal = "SIGHUP"; "access_log_reopened");
+}
+
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -99,12 +123,7 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hang_up.recv() => {
-                    if let Some(log) = &node.access_log {
-                        log.reopen();
-                    }
-                    log::info!(signal = "SIGHUP"; "access_log_reopened");
-                }
+                _ = self.hang_up.recv() => hang_up(node),
             }
         }
     }
