@@ -112,7 +112,7 @@ mod tests {
         let rows = sampler.rows(start);
         assert_eq!((rows.len(), rows[1].state, rows[1].per_second), (2, "starting", 0.0));
 
-        second.observe_check(Ok(()), 1, 1);
+        second.observe_check(None, Ok(()), 1, 1);
         let _lease = Lease::take(second.clone());
         for _ in 0..30 {
             second.observe_attempt(Outcome::Success, Some(Duration::from_millis(10)));
@@ -145,8 +145,8 @@ mod tests {
         let nodes = vec![node(), node()];
         let (ours, theirs) = (server(&nodes[0], 0), server(&nodes[1], 0));
         let _leases = [Lease::take(ours.clone()), Lease::take(theirs.clone()), Lease::take(theirs.clone())];
-        ours.observe_check(Ok(()), 1, 1);
-        theirs.observe_check(Err("no".into()), 1, 1);
+        ours.observe_check(None, Ok(()), 1, 1);
+        theirs.observe_check(None, Err("no".into()), 1, 1);
         let mut sampler = Sampler::new(nodes);
         let start = Instant::now();
         sampler.rows(start);
