@@ -18,7 +18,7 @@
 //! | [`observe`] | metrics, logs, percentiles |
 //! | [`config`] | reads a file, checks all of it, reports all problems at once |
 //!
-//! Imports go downward in this list only (`admin` and `server` share the error of a start).
+//! Imports go downward in this list only (`admin` and `server` share how a socket is bound).
 //!
 //! # The life of a request
 //!

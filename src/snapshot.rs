@@ -92,7 +92,8 @@ impl Snapshot {
         let local = local?;
         let exact = self.listeners.iter().find(|listener| listener.bound == local);
         let wildcard = || {
-            let same_port = self.listeners.iter().filter(|listener| listener.bound.port() == local.port());
+            let same = |bound: SocketAddr| bound.port() == local.port() && bound.is_ipv4() == local.is_ipv4();
+            let same_port = self.listeners.iter().filter(|listener| same(listener.bound));
             same_port.min_by_key(|listener| !listener.bound.ip().is_unspecified())
         };
         exact.or_else(wildcard)

@@ -17,7 +17,7 @@ use pingora::services::background::BackgroundService;
 
 use crate::config::Admin;
 use crate::node::Node;
-use crate::server::StartError;
+use crate::server::{BACKLOG, StartError, bind_socket};
 
 /// The admin listener's socket, bound.
 #[derive(Debug)]
@@ -33,9 +33,9 @@ pub struct Bound {
 /// The address cannot be had.
 pub fn bind(config: &Admin) -> Result<Bound, StartError> {
     let bound = || -> std::io::Result<Bound> {
-        let listener = TcpListener::bind(config.address)?;
-        listener.set_nonblocking(true)?;
-        Ok(Bound { address: listener.local_addr()?, listener, config: config.clone() })
+        let (socket, address) = bind_socket(config.address)?;
+        socket.listen(BACKLOG)?;
+        Ok(Bound { address, listener: socket.into(), config: config.clone() })
     };
     bound().map_err(|error| StartError::Bind { address: config.address, what: "admin".into(), error })
 }

@@ -9,6 +9,7 @@ mod status;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -72,19 +73,22 @@ enum Command {
     Schema,
 }
 
+/// The longest that the last lines of the log may take.
+const FLUSH: Duration = Duration::from_secs(1);
+
 /// Reads the arguments, does what they say, and returns the exit code.
 pub fn main() -> ExitCode {
-    match Arguments::parse().command {
-        Command::Run { config } => match config::load(&config) {
-            Ok(config) => start(config),
-            Err(problems) => refused(problems),
-        },
+    let code = dispatch(Arguments::parse().command);
+    logging::flush(FLUSH);
+    code
+}
+
+fn dispatch(command: Command) -> ExitCode {
+    match command {
+        Command::Run { config } => start(|| config::load(&config).map_err(|problems| problems.to_string())),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::DemoNode => demo::run_node(),
-        Command::Proxy { listen, to, health, admin } => match quick(listen, &to, admin, health.as_deref()) {
-            Ok(config) => start(config),
-            Err(message) => refused(message),
-        },
+        Command::Proxy { listen, to, health, admin } => start(|| quick(listen, &to, admin, health.as_deref())),
         Command::Check { file, probe } => check::run(&file, probe),
         Command::Status(arguments) => status::run(&arguments),
         Command::Schema => {
@@ -95,8 +99,16 @@ pub fn main() -> ExitCode {
 }
 
 /// Starts a node; returns when it could not.
-fn start(config: Config) -> ExitCode {
+fn start(config: impl FnOnce() -> Result<Config, String>) -> ExitCode {
+    if let Err(error) = server::survive_hang_up() {
+        return refused(error);
+    }
+    let config = match config() {
+        Ok(config) => config,
+        Err(why) => return refused(why),
+    };
     logging::init(config.log);
+    server::raise_open_files();
     match server::prepare(config) {
         Ok(prepared) => {
             server::run(prepared);
@@ -107,8 +119,7 @@ fn start(config: Config) -> ExitCode {
 }
 
 fn refused(why: impl std::fmt::Display) -> ExitCode {
-    logging::flush(std::time::Duration::from_secs(1));
-    eprintln!("{why}");
+    logging::tell(&why.to_string());
     ExitCode::from(1)
 }
 

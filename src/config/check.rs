@@ -1,7 +1,7 @@
 //! Checks across sections: names that must exist, things that may be there only once, loops.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::pool::Address;
 use super::problem::{Findings, Step};
@@ -181,18 +181,24 @@ fn reaches(server: &Address, own: SocketAddr) -> bool {
     if own.port() == 0 || server.port != own.port() {
         return false;
     }
-    let ip = if server.host == "localhost" {
-        IpAddr::V4(Ipv4Addr::LOCALHOST)
-    } else {
-        match server.host.parse::<IpAddr>() {
-            Ok(ip) => ip.to_canonical(),
-            Err(_) => return false,
-        }
-    };
-    let here = ip.is_loopback() || ip.is_unspecified();
     let own = own.ip().to_canonical();
-    let any_loopback = server.host == "localhost" || ip.is_unspecified();
-    ip == own || (here && own.is_unspecified()) || (any_loopback && own.is_loopback())
+    destinations(&server.host).into_iter().any(|ip| {
+        // A wildcard takes all of its family; of its addresses only the loopback ones are known here.
+        ip == own || (own.is_unspecified() && own.is_ipv4() == ip.is_ipv4() && ip.is_loopback())
+    })
+}
+
+/// Where connections to a host go, as far as that is known without looking it up.
+fn destinations(host: &str) -> Vec<IpAddr> {
+    let (v4, v6) = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST));
+    if host.eq_ignore_ascii_case("localhost") {
+        return vec![v4, v6];
+    }
+    match host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
+        Ok(ip) if ip.is_unspecified() => vec![if ip.is_ipv4() { v4 } else { v6 }],
+        Ok(ip) => vec![ip],
+        Err(_) => Vec::new(),
+    }
 }
 
 #[cfg(test)]
@@ -220,7 +226,16 @@ mod tests {
         assert!(reaches("::1", "[::]:80"));
         assert!(reaches("localhost", "127.0.0.1:80"));
         assert!(reaches("0.0.0.0", "127.0.0.1:80"));
+        // A wildcard takes every loopback address of its family, and no other.
+        assert!(reaches("127.0.0.2", "0.0.0.0:80"));
+        assert!(reaches("::ffff:127.0.0.2", "0.0.0.0:80"));
+        assert!(reaches("localhost", "[::]:80"));
+        assert!(reaches("LOCALHOST", "[::1]:80"));
+        assert!(reaches("::", "[::1]:80"));
+        assert!(!reaches("127.0.0.1", "[::]:80"));
+        assert!(!reaches("::1", "0.0.0.0:80"));
         assert!(!reaches("127.0.0.2", "127.0.0.1:80"));
+        assert!(!reaches("localhost", "127.0.0.2:80"));
         assert!(!reaches("10.0.0.1", "0.0.0.0:80"));
         assert!(!reaches("web", "0.0.0.0:80"));
         assert!(!reaches("127.0.0.1", "127.0.0.1:0"));

@@ -30,7 +30,8 @@ pub struct ClientTimeouts {
 
 pub(super) fn listener(f: &mut Fields<'_>) -> Option<Listener> {
     let name = f.optional("name", "For routes and logs. Default: the address.", name());
-    let address = f.required("address", "IP:PORT to listen on; port 0 lets the system choose.", socket());
+    let address =
+        f.required("address", "IP:PORT to listen on; `[::]` is IPv6 only; port 0 lets the system choose.", socket());
     let timeouts = f.section("timeouts", "How long a client may take.", client_timeouts);
     f.later(&["protocols", "tls", "proxy_protocol", "limits"]);
     let address = address?;

@@ -1,14 +1,16 @@
-//! The log of requests. A request never waits for it (see [`crate::observe::writer`]).
+//! The log of requests: what a line looks like. A request never waits for it to be written.
 
 use std::io::Write;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use prometheus::IntCounter;
 use serde::Serialize;
 
 use crate::config::{AccessFormat, AccessLog as Settings};
 use crate::observe::writer::{Sink, Writer};
+
+/// How long a line may stay in memory, for the sake of fewer writes.
+const LINGER: Duration = Duration::from_millis(200);
 
 /// Everything the access log tells of one request.
 #[derive(Debug, Serialize)]
@@ -58,34 +60,37 @@ fn rfc3339<S: serde::Serializer>(time: &SystemTime, serializer: S) -> Result<S::
     serializer.collect_str(&humantime::format_rfc3339_millis(*time))
 }
 
-/// A handle to the log.
+/// The open access log.
 #[derive(Debug)]
 pub struct AccessLog {
     format: AccessFormat,
     writer: Writer,
+    dropped: prometheus::IntCounter,
 }
 
 impl AccessLog {
-    /// Opens the file and starts the writer; `dropped` counts the lines that are lost.
+    /// Opens the file and starts the writer; `dropped` counts the lines that could not be queued or written.
     ///
     /// # Errors
-    /// The file cannot be opened for appending, or no thread can be started.
-    pub fn open(settings: &Settings, dropped: IntCounter) -> std::io::Result<Self> {
+    /// The file cannot be opened for appending (`ENXIO`: a pipe that nobody reads), or no thread can be started.
+    pub fn open(settings: &Settings, dropped: prometheus::IntCounter) -> std::io::Result<Self> {
         let sink = settings.path.clone().map_or(Sink::Stdout, Sink::File);
-        Ok(AccessLog { format: settings.format, writer: Writer::start("access-log", sink, dropped)? })
+        let writer = Writer::start("access-log", sink, LINGER, dropped.clone())?;
+        Ok(AccessLog { format: settings.format, writer, dropped })
     }
 
     /// Queues one line; never blocks.
     pub fn log(&self, entry: &Entry) {
         let mut line = Vec::with_capacity(384);
-        let written = match self.format {
+        let made = match self.format {
             AccessFormat::Json => serde_json::to_writer(&mut line, entry).is_ok(),
             AccessFormat::Combined => combined(&mut line, entry).is_ok(),
         };
         line.push(b'\n');
-        match written {
-            true => self.writer.line(line),
-            false => self.writer.lost(),
+        if made {
+            self.writer.line(line);
+        } else {
+            self.dropped.inc();
         }
     }
 
@@ -183,5 +188,23 @@ mod tests {
             String::from_utf8(line).unwrap(),
             r#"10.0.0.1 - - [22/Nov/2026:13:44:05 +0000] "GET /a?b=\"c HTTP/1.1" 200 12 "-" "x\x0ay""#
         );
+    }
+
+    #[test]
+    fn lines_reach_the_file_and_a_moved_file_is_opened_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        let dropped = prometheus::IntCounter::new("x", "x").unwrap();
+        let settings = Settings { format: AccessFormat::Json, path: Some(path.clone()) };
+        let log = AccessLog::open(&settings, dropped.clone()).unwrap();
+        log.log(&entry());
+        log.flush(Duration::from_secs(5));
+        std::fs::rename(&path, dir.path().join("old")).unwrap();
+        log.reopen();
+        log.log(&entry());
+        log.flush(Duration::from_secs(5));
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
+        assert_eq!(std::fs::read_to_string(dir.path().join("old")).unwrap().lines().count(), 1);
+        assert_eq!(dropped.get(), 0);
     }
 }

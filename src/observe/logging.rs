@@ -1,11 +1,14 @@
 //! The process's own log: `log` and `env_logger`, one line an event, with fields instead of sentences.
 //!
+//! Whoever logs never waits: a writer of its own brings the lines to standard error ([`crate::observe::writer`]), so a
+//! pipe that nobody empties stops nothing.
+//!
 //! The message of a record is the name of an event; everything else is in its key-value pairs:
 //! `info!(pool = "app", server = "a"; "server_up")`.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::sync::{LazyLock, OnceLock};
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use env_logger::Target;
@@ -17,32 +20,8 @@ use prometheus::IntCounter;
 use crate::config::{Log, LogFormat};
 use crate::observe::writer::{Sink, Writer};
 
-static WRITER: OnceLock<Writer> = OnceLock::new();
-
-/// Lines of the process's own log that are lost, because nobody reads standard error fast enough.
-pub static DROPPED: LazyLock<Option<IntCounter>> =
-    LazyLock::new(|| IntCounter::new("fairlead_log_dropped_total", "Log lines that could not be written in time").ok());
-
-/// Waits, at most `limit`, until all that was logged is written. To be called before the process ends.
-pub fn flush(limit: Duration) {
-    if let Some(writer) = WRITER.get() {
-        writer.flush(limit);
-    }
-}
-
-/// What env_logger writes to.
-struct Pipe(Writer);
-
-impl std::io::Write for Pipe {
-    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        self.0.line(line.to_vec());
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
+/// One for the process, as the logger is.
+static WRITER: OnceLock<(Writer, IntCounter)> = OnceLock::new();
 
 /// Starts logging. A second call changes nothing.
 ///
@@ -50,8 +29,8 @@ impl std::io::Write for Pipe {
 pub fn init(config: Log) {
     let mut builder = env_logger::Builder::new();
     builder.filter_level(config.level.min(LevelFilter::Warn)).filter_module("fairlead", config.level);
-    // Pingora reports each client that goes away as an error, fred each attempt to connect to a Redis that is away; our own logs and
-    // the metrics tell that better.
+    // Pingora reports each client that goes away as an error, fred each attempt to reach a Redis that is away; our own
+    // logs and the metrics tell that better.
     let libraries = if config.level >= LevelFilter::Debug { config.level } else { LevelFilter::Off };
     for module in ["pingora_proxy", "pingora_core::apps", "pingora_core::protocols", "fred"] {
         builder.filter_module(module, libraries);
@@ -63,12 +42,58 @@ pub fn init(config: Log) {
         LogFormat::Text => builder.format(text),
         LogFormat::Json => builder.format(json),
     };
-    let writer = DROPPED.clone().and_then(|dropped| Writer::start("log", Sink::Stderr, dropped).ok());
-    if let Some(writer) = writer {
-        builder.target(Target::Pipe(Box::new(Pipe(WRITER.get_or_init(|| writer).clone()))));
+    if let Err(error) = start_writer() {
+        eprintln!("the log will not be buffered: {error}");
+    } else {
+        builder.target(Target::Pipe(Box::new(Pipe)));
     }
     if builder.try_init().is_err() {
         log::debug!("logging_already_started");
+    }
+}
+
+fn start_writer() -> Result<(), Box<dyn std::error::Error>> {
+    if WRITER.get().is_none() {
+        let dropped = IntCounter::new("fairlead_log_dropped_total", "Log lines that could not be written in time")?;
+        let writer = Writer::start("log", Sink::Stderr, Duration::ZERO, dropped.clone())?;
+        WRITER.set((writer, dropped)).ok();
+    }
+    Ok(())
+}
+
+/// Counts the lines that were lost. None: logging has not been started.
+pub fn dropped() -> Option<IntCounter> {
+    WRITER.get().map(|(_, dropped)| dropped.clone())
+}
+
+/// Tells the user something that is no event, after all that was logged before.
+pub fn tell(text: &str) {
+    match WRITER.get() {
+        Some((writer, _)) => writer.line(format!("{text}\n").into_bytes()),
+        None => eprintln!("{text}"),
+    }
+}
+
+/// Waits, at most `limit`, until all that was logged is written.
+pub fn flush(limit: Duration) {
+    if let Some((writer, _)) = WRITER.get() {
+        writer.flush(limit);
+    }
+}
+
+/// env_logger writes each line by one call.
+struct Pipe;
+
+impl std::io::Write for Pipe {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        if let Some((writer, _)) = WRITER.get() {
+            writer.line(line.to_vec());
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

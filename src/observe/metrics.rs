@@ -64,8 +64,8 @@ impl Metrics {
         let access_log_dropped =
             IntCounter::new("fairlead_access_log_dropped_total", "Access log lines that could not be written in time")?;
         registry.register(Box::new(access_log_dropped.clone()))?;
-        if let Some(dropped) = logging::DROPPED.as_ref() {
-            registry.register(Box::new(dropped.clone()))?;
+        if let Some(dropped) = logging::dropped() {
+            registry.register(Box::new(dropped))?;
         }
         let metrics = Metrics {
             requests: counters("fairlead_requests_total", "Client requests", &["route", "pool", "class"])?,

@@ -113,16 +113,7 @@ impl Deadlines {
         entry.is_some_and(|entry| entry.fired)
     }
 
-    /// Looks over all entries for ever. Belongs on a thread of its own: it makes system calls, and nothing that is
-    /// slow elsewhere may hold it up.
-    pub fn watch(&self) -> ! {
-        loop {
-            std::thread::sleep(TICK);
-            self.sweep(Instant::now());
-        }
-    }
-
-    /// Shuts down every connection whose time is over at `now`.
+    /// Shuts down every connection whose time is over at `now`. Makes system calls: belongs on a thread of its own.
     pub fn sweep(&self, now: Instant) {
         for shard in 0..SHARDS {
             let mut entries = self.lock(shard);

@@ -2,7 +2,6 @@
 
 use std::os::fd::IntoRawFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::listeners::{L4BufferSettings, ListenerConfig};
@@ -12,14 +11,9 @@ use pingora::services::listening::Service as Listening;
 
 use crate::config;
 use crate::node::Node;
-use crate::observe::logging;
 use crate::proxy::app::EdgeApp;
-use crate::server::StartError;
-use crate::server::fleet;
 use crate::server::listeners::Bound;
-
-/// Connections that may wait to be accepted; the system's `net.core.somaxconn` caps it.
-const BACKLOG: i32 = 65_535;
+use crate::server::{fleet, shutdown};
 
 /// No read buffer: headers are read into one of their own and bodies in large pieces, so another one, 64 KiB for each
 /// connection, would only take memory. Writes are gathered, so that a header and a short body leave together.
@@ -42,20 +36,23 @@ impl Edge {
         Edge { node, listening, sockets, redis }
     }
 
-    /// Two processes can bind one port before either listens: the second learns it here.
-    fn listen(&mut self, fds: &ListenFds) -> Result<(), StartError> {
+    /// All sockets listen, or this ends the process.
+    fn listen(&mut self, fds: &ListenFds) {
         for bound in &self.sockets {
-            bound.socket.listen(BACKLOG).map_err(|error| bound.refused(error))?;
+            if let Err(error) = bound.listen() {
+                let (listener, address) = (&bound.name, bound.address.to_string());
+                log::error!(listener = listener, address = address, error = error.to_string(); "cannot_listen");
+                shutdown::end(&self.node, 1);
+            }
         }
         for bound in self.sockets.drain(..) {
-            log::info!(listener = bound.name, address = bound.address.to_string(); "listening");
-            let mut table = fds.lock();
             let address = bound.address.to_string();
+            log::info!(listener = bound.name, address = address; "listening");
+            let mut table = fds.lock();
             if table.get(&address).is_none() {
                 table.add(address, bound.socket.into_raw_fd());
             }
         }
-        Ok(())
     }
 }
 
@@ -69,14 +66,11 @@ impl Service for Edge {
             fleet::join(&self.node, redis).await;
         }
         if self.node.lifecycle.is_draining() {
-            // Told to stop before it ever began.
-            return self.node.lifecycle.set_closed();
+            // Told to end before it could begin.
+            self.node.lifecycle.set_closed();
+            return;
         }
-        if let Err(error) = self.listen(&fds) {
-            log::error!(error = error.to_string(); "cannot_listen");
-            logging::flush(Duration::from_secs(1));
-            std::process::exit(1);
-        }
+        self.listen(&fds);
         self.node.lifecycle.set_listening();
         self.listening.start_service(Some(fds), shutdown, tasks).await;
     }

@@ -1,11 +1,11 @@
-//! What the system lets this process have.
+//! What the system lets the process have.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Fewer open files than this are soon too few: each request takes two.
-const FEW: u64 = 4096;
+/// Every client takes a descriptor, and so does every connection to a server.
+const FEW: u64 = 1024;
 
-/// Raises the limit of open files as far as it goes without rights.
+/// Raises the limit of open files as far as it goes, and logs it.
 pub fn raise_open_files() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
         if soft < hard {
@@ -14,8 +14,10 @@ pub fn raise_open_files() {
         Ok(hard)
     });
     match raised {
-        Ok(limit) if limit < FEW => log::warn!(limit = limit; "few_open_files"),
-        Ok(limit) => log::debug!(limit = limit; "open_files"),
-        Err(error) => log::warn!(error = error.to_string(); "open_files_unknown"),
+        Ok(limit) if limit < FEW => {
+            log::warn!(limit = limit, hint = "raise it to twice the connections you expect"; "open_files");
+        }
+        Ok(limit) => log::info!(limit = limit; "open_files"),
+        Err(error) => log::warn!(error = error.to_string(); "open_files_cannot_be_raised"),
     }
 }

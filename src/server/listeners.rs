@@ -4,9 +4,13 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::Listener;
+
+/// Connections that may wait to be accepted; the system's `net.core.somaxconn` caps it.
+pub(crate) const BACKLOG: i32 = 65_535;
 
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +26,7 @@ pub enum StartError {
         error: std::io::Error,
     },
     /// The access log cannot be opened.
-    #[error("cannot open the access log {}: {error}; check access_log.path and its permissions", path_or_stdout(.path))]
+    #[error("cannot open the access log {}: {error}; {}", path_or_stdout(.path), log_hint(.error))]
     AccessLog {
         /// Its path.
         path: Option<PathBuf>,
@@ -43,6 +47,14 @@ fn hint(error: &std::io::Error) -> &'static str {
     }
 }
 
+fn log_hint(error: &std::io::Error) -> &'static str {
+    if error.raw_os_error() == Some(Errno::ENXIO as i32) {
+        "it is a pipe that nobody reads: start its reader first"
+    } else {
+        "check access_log.path and its permissions"
+    }
+}
+
 fn path_or_stdout(path: &Option<PathBuf>) -> String {
     path.as_ref().map_or("-".into(), |path| path.display().to_string())
 }
@@ -59,9 +71,12 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// What to tell when its socket cannot be listened on.
-    pub fn refused(&self, error: std::io::Error) -> StartError {
-        StartError::Bind { address: self.address, what: format!("listener {}", self.name), error }
+    /// Starts to listen.
+    ///
+    /// # Errors
+    /// Two processes can bind one port before either listens: the second learns it here.
+    pub fn listen(&self) -> Result<(), StartError> {
+        self.socket.listen(BACKLOG).map_err(|error| failed(self.address, &self.name, error))
     }
 }
 
@@ -70,21 +85,27 @@ impl Bound {
 /// # Errors
 /// The address cannot be had.
 pub fn bind(listener: &Listener) -> Result<Bound, StartError> {
-    let failed =
-        |error| StartError::Bind { address: listener.address, what: format!("listener {}", listener.name), error };
-    let (socket, address) = bind_socket(listener.address).map_err(failed)?;
+    let bound = bind_socket(listener.address);
+    let (socket, address) = bound.map_err(|error| failed(listener.address, &listener.name, error))?;
     Ok(Bound { name: listener.name.clone(), address, socket })
 }
 
-fn bind_socket(address: SocketAddr) -> std::io::Result<(Socket, SocketAddr)> {
+fn failed(address: SocketAddr, name: &str, error: std::io::Error) -> StartError {
+    StartError::Bind { address, what: format!("listener {name}"), error }
+}
+
+/// A bound TCP socket and its address. It listens only on what it says: `[::]` is no IPv4.
+///
+/// # Errors
+/// The address cannot be had.
+pub(crate) fn bind_socket(address: SocketAddr) -> std::io::Result<(Socket, SocketAddr)> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.ip().to_canonical().is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
     // Lets a node start again while connections of its predecessor are still closing.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    if address.is_ipv6() {
-        // `[::]` does not take IPv4's place: who wants both lists both.
-        socket.set_only_v6(true)?;
-    }
     socket.bind(&address.into())?;
     let bound = socket.local_addr()?.as_socket().unwrap_or(address);
     Ok((socket, bound))
@@ -96,16 +117,34 @@ mod tests {
     use crate::config::ClientTimeouts;
     use std::time::Duration;
 
+    fn listener(address: SocketAddr) -> Listener {
+        let second = Duration::from_secs(1);
+        let timeouts = ClientTimeouts { body: second, write: second, keepalive: second };
+        Listener { name: "public".into(), address, timeouts }
+    }
+
+    fn taken(message: &str) {
+        assert!(message.contains("listener public") && message.contains("another process has this port"), "{message}");
+    }
+
     #[test]
     fn a_taken_port_is_told_at_once() {
-        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let second = Duration::from_secs(1);
-        let listener = Listener {
-            name: "public".into(),
-            address: taken.local_addr().unwrap(),
-            timeouts: ClientTimeouts { body: second, write: second, keepalive: second },
-        };
-        let message = bind(&listener).unwrap_err().to_string();
-        assert!(message.contains("listener public") && message.contains("another process has this port"), "{message}");
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        taken(&bind(&listener(other.local_addr().unwrap())).unwrap_err().to_string());
+    }
+
+    #[test]
+    fn of_two_that_bound_one_port_the_second_to_listen_is_told() {
+        let first = bind(&listener("127.0.0.1:0".parse().unwrap())).unwrap();
+        let second = bind(&listener(first.address)).unwrap();
+        first.listen().unwrap();
+        taken(&second.listen().unwrap_err().to_string());
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_is_explained() {
+        let error = std::io::Error::from_raw_os_error(Errno::ENXIO as i32);
+        let message = StartError::AccessLog { path: Some("/run/pipe".into()), error }.to_string();
+        assert!(message.contains("/run/pipe") && message.contains("nobody reads"), "{message}");
     }
 }

@@ -27,7 +27,10 @@ use crate::proxy::Proxy;
 use crate::proxy::app::EdgeApp;
 use crate::snapshot::Snapshot;
 
+pub use limits::raise_open_files;
 pub use listeners::StartError;
+pub(crate) use listeners::{BACKLOG, bind_socket};
+pub use shutdown::survive_hang_up;
 
 /// Pingora's own bound on attempts. Ours are lower; 0 would mean that nothing is ever proxied.
 const MAX_RETRIES: usize = 16;
@@ -52,8 +55,6 @@ impl Prepared {
 /// # Errors
 /// A socket or file that cannot be had, with what to do about it.
 pub fn prepare(config: Config) -> Result<Prepared, StartError> {
-    limits::raise_open_files();
-    shutdown::ignore_hang_up();
     let listeners = config.listeners.iter().map(listeners::bind).collect::<Result<Vec<_>, _>>()?;
     let admin = config.admin.as_ref().map(admin::bind).transpose()?;
     let metrics = Metrics::new().map_err(StartError::Metrics)?;
@@ -79,19 +80,13 @@ pub fn prepare(config: Config) -> Result<Prepared, StartError> {
 /// Runs a node until it is told to stop. Ends the process when it has drained.
 pub fn run(prepared: Prepared) {
     let Prepared { node, listeners, admin, config } = prepared;
-    let watched = node.clone();
-    std::thread::spawn(move || watched.deadlines.watch());
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(&config));
 
     let pools = server.add_service(background_service("pools", pools::Pools::new(node.clone())));
     let mut proxy = HttpProxy::new(Proxy::new(node.clone()), server.configuration.clone());
     proxy.handle_init_modules();
-    let edge = server.add_service(edge::Edge::new(
-        node.clone(),
-        EdgeApp::new(node.clone(), proxy),
-        listeners,
-        config.redis.clone(),
-    ));
+    let app = EdgeApp::new(node.clone(), proxy);
+    let edge = server.add_service(edge::Edge::new(node.clone(), app, listeners, config.redis.clone()));
     edge.add_dependency(&pools);
     if let Some(bound) = admin {
         server.add_service(background_service("admin", admin::Service::new(node.clone(), bound)));

@@ -1,7 +1,7 @@
-//! Keeps the pools: health checks and percentiles.
+//! Keeps the pools: health checks, percentiles, and the deadlines of their attempts.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use pingora::server::ShutdownWatch;
@@ -10,6 +10,8 @@ use pingora::services::background::BackgroundService;
 use tokio::sync::oneshot;
 
 use crate::node::Node;
+use crate::proxy::deadline::TICK;
+use crate::server::shutdown;
 use crate::upstream::check;
 
 /// The longest that a start waits for the first health checks.
@@ -44,6 +46,16 @@ impl Pools {
         }
     }
 
+    /// On a thread of its own: no task that blocks may make a deadline late.
+    fn watch_deadlines(&self) -> std::io::Result<()> {
+        let node = self.node.clone();
+        let watch = move || loop {
+            std::thread::sleep(TICK);
+            node.deadlines.sweep(Instant::now());
+        };
+        std::thread::Builder::new().name("deadlines".into()).spawn(watch).map(drop)
+    }
+
     async fn rotate(node: Arc<Node>) {
         loop {
             tokio::time::sleep(ROTATE_EVERY).await;
@@ -56,13 +68,20 @@ impl Pools {
 
 #[async_trait]
 impl BackgroundService for Pools {
-    async fn start_with_ready_notifier(&self, _shutdown: ShutdownWatch, ready: ServiceReadyNotifier) {
+    async fn start_with_ready_notifier(&self, mut shutdown: ShutdownWatch, ready: ServiceReadyNotifier) {
         let mut tasks = tokio::task::JoinSet::new();
+        if let Err(error) = self.watch_deadlines() {
+            log::error!(error = error.to_string(); "cannot_start_a_thread");
+            shutdown::end(&self.node, 1);
+        }
         tasks.spawn(Self::rotate(self.node.clone()));
-        self.first_pass(&mut tasks).await;
-        self.node.lifecycle.set_checked();
+        tokio::select! {
+            () = self.first_pass(&mut tasks) => self.node.lifecycle.set_checked(),
+            // Nobody needs the results any more.
+            _ = shutdown.changed() => {}
+        }
         ready.notify_ready();
-        // Not Pingora's shutdown: it comes when the drain begins, and requests that drain need health.
+        // Pingora's shutdown is not for these: it comes when the drain begins, and requests that drain need health.
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {
                 log::error!(error = error.to_string(); "a_pool_task_ended");

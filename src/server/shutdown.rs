@@ -5,7 +5,8 @@
 //! Pingora by itself would close the listeners first, sleep through the whole grace period even when idle, and then
 //! cut off what is left.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,15 +17,18 @@ use crate::config::Shutdown;
 use crate::node::Node;
 use crate::observe::logging;
 
-/// The longest that the last lines of a log may take.
-const FLUSH: Duration = Duration::from_secs(1);
+/// The longest that the last lines of each log may take.
+const FLUSH: Duration = Duration::from_millis(500);
 
-/// Before anything listens to signals, SIGHUP would end the process.
-pub fn ignore_hang_up() {
-    let flag = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    if let Err(error) = signal_hook::flag::register(signal_hook::consts::SIGHUP, flag) {
-        log::warn!(error = error.to_string(); "cannot_handle_signals");
-    }
+/// SIGHUP came, perhaps before [`Orderly`] listened to signals.
+static HANG_UP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// From now on SIGHUP does not end the process. To be called first thing.
+///
+/// # Errors
+/// The signal cannot be handled.
+pub fn survive_hang_up() -> std::io::Result<()> {
+    signal_hook::flag::register(signal_hook::consts::SIGHUP, HANG_UP.clone()).map(drop)
 }
 
 pub struct Orderly {
@@ -48,7 +52,12 @@ impl ShutdownSignalWatch for Orderly {
                 std::future::pending().await
             }
         };
+        if HANG_UP.load(Ordering::Relaxed) {
+            hang_up(&self.node);
+        }
         let name = signals.stop(&self.node).await;
+        // Whoever was never sent traffic need not wait for balancers to notice.
+        let delay = if self.node.lifecycle.unready().is_none() { self.config.delay } else { Duration::ZERO };
         self.node.lifecycle.set_draining();
         let connections = self.node.lifecycle.connections();
         log::info!(signal = name, connections = connections; "draining");
@@ -56,10 +65,9 @@ impl ShutdownSignalWatch for Orderly {
         tokio::spawn(async move {
             signals.stop(&node).await;
             log::warn!(connections = node.lifecycle.connections(); "stopped_at_once");
-            logging::flush(Duration::from_millis(100));
-            std::process::exit(1);
+            end(&node, 1);
         });
-        tokio::time::sleep(self.config.delay).await;
+        tokio::time::sleep(delay).await;
         tokio::spawn(drain(self.node.clone(), self.config.drain));
         ShutdownSignal::GracefulTerminate
     }
@@ -78,15 +86,23 @@ async fn drain(node: Arc<Node>, limit: Duration) {
     if let Some(fleet) = node.fleet.get() {
         fleet.leave().await;
     }
-    end(&node);
+    end(&node, 0);
 }
 
-fn end(node: &Node) -> ! {
+/// Ends the process, with all that was logged if that can be written soon.
+pub fn end(node: &Node, code: i32) -> ! {
     if let Some(log) = &node.access_log {
         log.flush(FLUSH);
     }
     logging::flush(FLUSH);
-    std::process::exit(0)
+    std::process::exit(code)
+}
+
+fn hang_up(node: &Node) {
+    if let Some(log) = &node.access_log {
+        log.reopen();
+    }
+    log::info!(signal = "SIGHUP"; "access_log_reopened");
 }
 
 struct Signals {
@@ -110,12 +126,7 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hang_up.recv() => {
-                    if let Some(log) = &node.access_log {
-                        log.reopen();
-                    }
-                    log::info!(signal = "SIGHUP"; "access_log_reopened");
-                }
+                _ = self.hang_up.recv() => hang_up(node),
             }
         }
     }

@@ -4,7 +4,7 @@
 //! run at once and when its results count is ours ([`crate::upstream::health`]). A backend is an address: servers
 //! whose names resolve to the same one share a check.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,56 +19,77 @@ use pingora::lb::{Backend, Backends, Extensions};
 use pingora::protocols::http::client::HttpSession;
 use pingora::upstreams::peer::{BasicPeer, HttpPeer};
 use pingora::{Error, ErrorType, Result};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore, oneshot};
 
-use crate::config::{self, Check};
+use crate::config::Check;
 use crate::upstream::health::Health;
 use crate::upstream::{Pool, Server, resolve};
 
 /// How much of a body is looked at for `expect.body`.
 const BODY_LIMIT: usize = 64 * 1024;
 
-/// Checks one pool until the task is dropped. `first_pass` is told when every server has a result.
-pub async fn run(pool: Arc<Pool>, first_pass: tokio::sync::oneshot::Sender<()>) {
-    let mut first_pass = Some(first_pass);
-    let backends = backends(&pool);
-    resolve::resolve(&pool).await;
-    // Beside the checks, which a slow name server must not hold up; ends with this task.
-    let mut names = tokio::task::JoinSet::new();
-    names.spawn(resolve::keep(pool.clone()));
-    loop {
-        let began = tokio::time::Instant::now();
-        pass(&pool, &backends).await;
-        if let Some(done) = first_pass.take() {
-            done.send(()).ok();
-        }
-        report_if_nobody_ever_passed(&pool);
-        let interval = jittered(pool.config.health.interval);
-        tokio::time::sleep_until(began + interval).await;
-    }
+/// Keeps one pool until the task is dropped: addresses and health, neither of which waits for the other. `first_pass` is
+/// told when every server has a result.
+pub async fn run(pool: Arc<Pool>, first_pass: oneshot::Sender<()>) {
+    let news = Arc::new(Notify::new());
+    resolve::set_literal(&pool);
+    tokio::join!(resolve::keep(&pool, &news), keep(&pool, &news, first_pass));
 }
 
 /// Looks up the names of a pool and checks each server once.
 pub async fn once(pool: &Arc<Pool>) {
-    resolve::resolve(pool).await;
-    pass(pool, &backends(pool)).await;
+    resolve::set_literal(pool);
+    resolve::names(pool, &Arc::default()).await;
+    Checks::new(pool.clone()).pass(false).await;
 }
 
-fn backends(pool: &Arc<Pool>) -> Backends {
-    let mut backends = Backends::new(Box::new(Membership(pool.clone())));
-    backends.set_health_check(Box::new(Checker::new(pool.clone())));
-    backends
+/// Checks a pool every interval, and whoever is new or has moved at once.
+async fn keep(pool: &Arc<Pool>, news: &Notify, first_pass: oneshot::Sender<()>) {
+    let mut first_pass = Some(first_pass);
+    let checks = Checks::new(pool.clone());
+    let mut next = tokio::time::Instant::now();
+    loop {
+        let only_new = tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(next) => false,
+            () = news.notified() => true,
+        };
+        if !only_new {
+            next = tokio::time::Instant::now() + jittered(pool.config.health.interval);
+        }
+        checks.pass(only_new).await;
+        if pool.servers.iter().all(|server| server.health().0 != Health::Unknown) {
+            if let Some(done) = first_pass.take() {
+                done.send(()).ok();
+            }
+            report_if_nobody_ever_passed(pool);
+        }
+    }
 }
 
-async fn pass(pool: &Pool, backends: &Backends) {
-    if let Err(error) = backends.update(|_| {}).await {
-        log::error!(pool = pool.config.name, error = error.to_string(); "membership_update_failed");
+/// Pingora's backends of a pool, with our checks.
+struct Checks {
+    pool: Arc<Pool>,
+    backends: Backends,
+    only_new: Arc<AtomicBool>,
+}
+
+impl Checks {
+    fn new(pool: Arc<Pool>) -> Self {
+        let mut backends = Backends::new(Box::new(Membership(pool.clone())));
+        let only_new = Arc::new(AtomicBool::new(false));
+        backends.set_health_check(Box::new(Checker::new(pool.clone(), only_new.clone())));
+        Checks { pool, backends, only_new }
     }
-    for server in pool.servers.iter().filter(|server| server.resolved().is_none()) {
-        let reason = format!("the name {} does not resolve", server.address.host);
-        note(pool, server, Err(reason));
+
+    /// One check of each server, or only of those that have none yet where they are.
+    async fn pass(&self, only_new: bool) {
+        if let Err(error) = self.backends.update(|_| {}).await {
+            log::error!(pool = self.pool.config.name, error = error.to_string(); "membership_update_failed");
+        }
+        self.only_new.store(only_new, Ordering::Relaxed);
+        self.backends.run_health_check(true).await;
     }
-    backends.run_health_check(true).await;
 }
 
 /// ±10 %, so that the nodes of a fleet do not check in step.
@@ -76,27 +97,18 @@ fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(0.9 + 0.2 * fastrand::f64())
 }
 
-/// The pool's servers that have an address, as backends.
+/// The addresses of the pool's servers, as backends.
 struct Membership(Arc<Pool>);
-
-/// The servers behind one backend.
-type Behind = Arc<Vec<Arc<Server>>>;
 
 #[async_trait]
 impl ServiceDiscovery for Membership {
     async fn discover(&self) -> Result<(BTreeSet<Backend>, HashMap<u64, bool>)> {
-        let mut behind: BTreeMap<SocketAddr, Vec<Arc<Server>>> = BTreeMap::new();
-        for server in &self.0.servers {
-            if let Some(address) = server.resolved() {
-                behind.entry(address).or_default().push(server.clone());
-            }
-        }
-        let backend = |(address, servers): (SocketAddr, Vec<Arc<Server>>)| {
-            let mut ext = Extensions::new();
-            ext.insert::<Behind>(Arc::new(servers));
-            Backend { addr: pingora::protocols::l4::socket::SocketAddr::Inet(address), weight: 1, ext }
+        let backend = |address| Backend {
+            addr: pingora::protocols::l4::socket::SocketAddr::Inet(address),
+            weight: 1,
+            ext: Extensions::new(),
         };
-        Ok((behind.into_iter().map(backend).collect(), HashMap::new()))
+        Ok((self.0.servers.iter().filter_map(|server| server.resolved()).map(backend).collect(), HashMap::new()))
     }
 }
 
@@ -105,11 +117,12 @@ struct Checker {
     http: Connector,
     tcp: TransportConnector,
     permits: Semaphore,
-    first: AtomicBool,
+    /// Those that have been checked where they are wait for the next pass.
+    only_new: Arc<AtomicBool>,
 }
 
 impl Checker {
-    fn new(pool: Arc<Pool>) -> Self {
+    fn new(pool: Arc<Pool>, only_new: Arc<AtomicBool>) -> Self {
         let health = &pool.config.health;
         // Enough at once that a pass over servers that all time out still fits its interval, with a quarter to spare.
         let rounds = (health.interval.as_secs_f64() * 0.75 / health.timeout.as_secs_f64()).floor().max(1.0);
@@ -118,7 +131,7 @@ impl Checker {
             permits: Semaphore::new(permits),
             http: Connector::new(None),
             tcp: TransportConnector::new(None),
-            first: AtomicBool::new(true),
+            only_new,
             pool,
         }
     }
@@ -184,11 +197,17 @@ async fn read_body(session: &mut HttpSession) -> Result<Vec<u8>> {
 #[async_trait]
 impl HealthCheck for Checker {
     async fn check(&self, target: &Backend) -> Result<()> {
-        let (Some(address), Some(servers)) = (target.addr.as_inet(), target.ext.get::<Behind>()) else {
-            return Error::e_explain(ErrorType::InternalError, "a backend without address or servers");
+        let Some(address) = target.addr.as_inet() else {
+            return Error::e_explain(ErrorType::InternalError, "a backend without address");
         };
+        // Looked up here: Pingora would not notice that another server has moved to an address it knows.
+        let here = |server: &&Arc<Server>| server.resolved() == Some(*address);
+        let servers: Vec<_> = self.pool.servers.iter().filter(here).collect();
         let health = &self.pool.config.health;
-        if !self.first.load(Ordering::Relaxed) {
+        if !servers.iter().any(|server| server.health().0 == Health::Unknown) {
+            if self.only_new.load(Ordering::Relaxed) {
+                return Ok(());
+            }
             // Spread a pass over a tenth of its interval.
             tokio::time::sleep(health.interval.mul_f64(0.1 * fastrand::f64()).min(Duration::from_millis(500))).await;
         }
@@ -196,33 +215,18 @@ impl HealthCheck for Checker {
         let Ok(_permit) = self.permits.acquire().await else {
             return Error::e_explain(ErrorType::InternalError, "the checks have ended");
         };
-        for server in servers.iter() {
+        for server in servers {
             let result = match tokio::time::timeout(health.timeout, self.probe(*address, server)).await {
                 Ok(result) => result,
                 Err(_) => Err(format!("the check took longer than {:?}", health.timeout)),
             };
-            note(&self.pool, server, result);
+            self.pool.observe_check(server, Some(*address), result);
         }
-        self.first.store(false, Ordering::Relaxed);
         Ok(())
     }
 
     fn health_threshold(&self, _success: bool) -> usize {
         1
-    }
-}
-
-/// Takes in a result and logs a change.
-fn note(pool: &Pool, server: &Server, result: std::result::Result<(), String>) {
-    let config::Health { rise, fall, .. } = pool.config.health;
-    let reason = result.as_ref().err().cloned().unwrap_or_default();
-    match server.observe_check(result, rise, fall) {
-        Some(Health::Up) => {
-            pool.settle();
-            log::info!(pool = pool.config.name, server = server.name; "server_up");
-        }
-        Some(_) => log::warn!(pool = pool.config.name, server = server.name, reason = reason; "server_down"),
-        None => {}
     }
 }
 
@@ -280,5 +284,72 @@ mod tests {
             let interval = jittered(Duration::from_secs(10));
             assert!((9.0..=11.0).contains(&interval.as_secs_f64()));
         }
+    }
+
+    fn pool(servers: &[(String, u16)]) -> Arc<Pool> {
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let mut config = crate::config::Config::quick(listen, servers, None, None).unwrap().pools.remove(0);
+        config.health.interval = Duration::from_secs(600);
+        Arc::new(Pool::new(config, &crate::observe::metrics::Metrics::new().unwrap()))
+    }
+
+    fn listener() -> (std::net::TcpListener, SocketAddr) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    async fn until(what: &str, holds: impl Fn() -> bool) {
+        let wait = async {
+            while !holds() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), wait).await.expect(what);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_moves_is_checked_at_once_and_the_others_are_not() {
+        let ((_first, first), (other, elsewhere)) = (listener(), listener());
+        let pool = pool(&[("127.0.0.1".into(), first.port()), ("127.0.0.1".into(), elsewhere.port())]);
+        resolve::set_literal(&pool);
+        let news = Arc::new(Notify::new());
+        let (done, passed) = oneshot::channel();
+        let kept = (pool.clone(), news.clone());
+        let task = tokio::spawn(async move { keep(&kept.0, &kept.1, done).await });
+        passed.await.unwrap();
+        let [mover, stayer] = &pool.servers[..] else { panic!("two servers") };
+        assert!(mover.is_eligible() && stayer.is_eligible());
+
+        // To where the other is, which is a backend that Pingora knows already.
+        mover.set_address(elsewhere, &pool.config.upstream);
+        assert!(!mover.is_eligible());
+        news.notify_one();
+        until("up at the new address", || mover.is_eligible()).await;
+
+        drop(other);
+        mover.set_address(first, &pool.config.upstream);
+        mover.set_address(elsewhere, &pool.config.upstream);
+        news.notify_one();
+        until("down at the new address", || mover.health().0 == Health::Down).await;
+        task.abort();
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_looked_up_keeps_nobody_waiting() {
+        let (_listener, address) = listener();
+        let pool = pool(&[("127.0.0.1".into(), address.port()), ("slow.test".into(), 80)]);
+        resolve::set_literal(&pool);
+        let news = Arc::new(Notify::new());
+        let (done, mut passed) = oneshot::channel();
+        let kept = (pool.clone(), news.clone());
+        let task = tokio::spawn(async move { keep(&kept.0, &kept.1, done).await });
+        until("the other is up", || pool.servers[0].is_eligible()).await;
+        assert_eq!(pool.servers[1].health().0, Health::Unknown);
+        assert!(passed.try_recv().is_err(), "one has no result");
+        pool.observe_check(&pool.servers[1], None, Err("does not resolve".into()));
+        news.notify_one();
+        tokio::time::timeout(Duration::from_secs(10), passed).await.unwrap().unwrap();
+        task.abort();
     }
 }

@@ -1,5 +1,6 @@
 //! A pool of servers, and the one place where a server is chosen for a request: [`Pool::choose`].
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,6 +14,7 @@ use crate::load::fleet::share::Waiter;
 use crate::load::fleet::{Mode, Share};
 use crate::observe::metrics::Metrics;
 use crate::upstream::Server;
+use crate::upstream::health::Health;
 
 /// Servers that were tried already for one request, by index.
 pub type Tried = SmallVec<[u32; 4]>;
@@ -130,6 +132,20 @@ impl Pool {
         !self.settled.swap(true, Ordering::Relaxed)
     }
 
+    /// Takes in the result of a check of one of its servers (see [`Server::observe_check`]) and logs a change.
+    pub fn observe_check(&self, server: &Server, at: Option<SocketAddr>, result: Result<(), String>) {
+        let config::Health { rise, fall, .. } = self.config.health;
+        let reason = result.as_ref().err().cloned().unwrap_or_default();
+        match server.observe_check(at, result, rise, fall) {
+            Some(Health::Up) => {
+                self.settle();
+                log::info!(pool = self.config.name, server = server.name; "server_up");
+            }
+            Some(_) => log::warn!(pool = self.config.name, server = server.name, reason = reason; "server_down"),
+            None => {}
+        }
+    }
+
     fn candidates(&self, tried: &[u32]) -> SmallVec<[Candidate; 16]> {
         let mut candidates = SmallVec::new();
         let mut tier = None;
@@ -197,14 +213,14 @@ mod tests {
         };
         let pool = Pool::new(config, &Metrics::new().unwrap());
         for server in &pool.servers {
-            server.observe_check(Ok(()), 1, 1);
+            server.observe_check(None, Ok(()), 1, 1);
         }
         pool
     }
 
     fn take_down(pool: &Pool, name: &str) {
         let server = pool.servers.iter().find(|s| s.name == name).unwrap();
-        server.observe_check(Err("off".into()), 1, 1);
+        server.observe_check(None, Err("off".into()), 1, 1);
     }
 
     #[test]

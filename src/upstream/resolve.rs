@@ -5,58 +5,81 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config;
+use tokio::sync::Notify;
+
+use crate::upstream::health::Health;
 use crate::upstream::{Pool, Server};
 
-/// How often names are looked up again.
-const EVERY: Duration = Duration::from_secs(30);
 /// How long one look-up may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// How often names are looked up again.
+const EVERY: Duration = Duration::from_secs(30);
 
-/// Looks up every name of a pool, all at once. An address that is an IP address already is only set.
-pub async fn resolve(pool: &Pool) {
-    let mut lookups = tokio::task::JoinSet::new();
+/// Sets the addresses of all servers that are not configured by name.
+pub fn set_literal(pool: &Pool) {
     for server in &pool.servers {
-        let (server, upstream, name) = (server.clone(), pool.config.upstream, pool.config.name.clone());
-        lookups.spawn(async move { resolve_one(&name, &server, &upstream).await });
+        if let Ok(ip) = server.address.host.parse::<IpAddr>() {
+            server.set_address(SocketAddr::new(ip, server.address.port), &pool.config.upstream);
+        }
+    }
+}
+
+/// Looks up the names of a pool again and again; `news` is told of each server that must be checked now.
+pub async fn keep(pool: &Arc<Pool>, news: &Arc<Notify>) {
+    while pool.servers.iter().any(|server| is_name(server)) {
+        names(pool, news).await;
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// Looks up every name of a pool once, all at the same time.
+pub async fn names(pool: &Arc<Pool>, news: &Arc<Notify>) {
+    let mut lookups = tokio::task::JoinSet::new();
+    for server in pool.servers.iter().filter(|server| is_name(server)) {
+        let (pool, server, news) = (pool.clone(), server.clone(), news.clone());
+        lookups.spawn(async move {
+            let answer = look_up(&server).await;
+            if take_in(&pool, &server, answer) {
+                news.notify_one();
+            }
+        });
     }
     while lookups.join_next().await.is_some() {}
 }
 
-/// Looks names up again for ever; returns at once when there are none.
-pub async fn keep(pool: Arc<Pool>) {
-    while pool.servers.iter().any(|server| server.address.host.parse::<IpAddr>().is_err()) {
-        tokio::time::sleep(EVERY).await;
-        resolve(&pool).await;
+fn is_name(server: &Server) -> bool {
+    server.address.host.parse::<IpAddr>().is_err()
+}
+
+async fn look_up(server: &Server) -> Result<Vec<SocketAddr>, String> {
+    let name = (server.address.host.as_str(), server.address.port);
+    match tokio::time::timeout(TIMEOUT, tokio::net::lookup_host(name)).await {
+        Ok(Ok(addresses)) => Ok(addresses.collect()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {TIMEOUT:?}")),
     }
 }
 
-async fn resolve_one(pool: &str, server: &Server, upstream: &config::Upstream) {
-    let config::Address { host, port } = &server.address;
+/// Whether the answer changes anything: where the server is, or that it is nowhere.
+fn take_in(pool: &Pool, server: &Server, answer: Result<Vec<SocketAddr>, String>) -> bool {
     let known = server.resolved();
-    if let Ok(ip) = host.parse::<IpAddr>() {
-        if known.is_none() {
-            server.set_address(SocketAddr::new(ip, *port), upstream);
+    let host = &server.address.host;
+    let found = answer.and_then(|addresses| pick(addresses, known).ok_or_else(|| "the name has no address".to_owned()));
+    match found {
+        Ok(address) if known == Some(address) => false,
+        Ok(address) => {
+            server.set_address(address, &pool.config.upstream);
+            log::info!(pool = pool.config.name, server = server.name, address = address.to_string(); "server_resolved");
+            true
         }
-        return;
+        Err(error) => {
+            log::warn!(pool = pool.config.name, server = server.name, host = host, error = error; "server_not_resolved");
+            let first = server.health().0 == Health::Unknown;
+            // Does nothing to a server that has an address.
+            pool.observe_check(server, None, Err(format!("the name {host} does not resolve")));
+            known.is_none() && first
+        }
     }
-    let answer = tokio::time::timeout(TIMEOUT, tokio::net::lookup_host((host.as_str(), *port))).await;
-    let problem = match answer {
-        Ok(Ok(addresses)) => match pick(addresses.collect(), known) {
-            Some(address) if known == Some(address) => return,
-            Some(address) => {
-                // What was found out elsewhere says nothing about the new place.
-                server.forget_checks();
-                server.set_address(address, upstream);
-                log::info!(pool = pool, server = server.name, address = address.to_string(); "server_resolved");
-                return;
-            }
-            None => "the name has no address".to_owned(),
-        },
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("no answer within {TIMEOUT:?}"),
-    };
-    log::warn!(pool = pool, server = server.name, host = host, error = problem; "server_not_resolved");
 }
 
 /// A server is one address: the present one as long as the name still has it, else the lowest, so that all nodes
@@ -84,5 +107,28 @@ mod tests {
         assert_eq!(pick(list.clone(), Some(list[0])), Some(list[0]));
         assert_eq!(pick(list.clone(), Some("10.0.0.9:80".parse().unwrap())), Some(list[1]));
         assert_eq!(pick(vec![], Some(list[0])), None);
+    }
+    #[test]
+    fn only_what_changes_something_is_news() {
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let config = crate::config::Config::quick(listen, &[("web".into(), 80)], None, None).unwrap();
+        let metrics = crate::observe::metrics::Metrics::new().unwrap();
+        let pool = Pool::new(config.pools[0].clone(), &metrics);
+        let server = &pool.servers[0];
+        let failed = || Err("no such name".to_owned());
+
+        assert!(take_in(&pool, server, failed()));
+        assert_eq!(server.health(), (Health::Down, "the name web does not resolve".to_owned()));
+        assert!(!take_in(&pool, server, failed()));
+
+        assert!(take_in(&pool, server, Ok(addresses(&["10.0.0.1:80"]))));
+        assert_eq!(server.health().0, Health::Unknown);
+        pool.observe_check(server, server.resolved(), Ok(()));
+        assert!(!take_in(&pool, server, Ok(addresses(&["10.0.0.0:80", "10.0.0.1:80"]))));
+        assert!(!take_in(&pool, server, failed()), "the last good answer is kept");
+        assert!(server.is_eligible());
+
+        assert!(take_in(&pool, server, Ok(addresses(&["10.0.0.2:80"]))));
+        assert!(!server.is_eligible());
     }
 }

@@ -140,8 +140,15 @@ impl Server {
         self.peer.load().as_ref().map(|peer| Box::new(HttpPeer::clone(peer)))
     }
 
-    /// Sets where it is from now on. Requests in flight stay where they are.
+    /// Sets where it is from now on. Requests in flight stay where they are; no other is sent to it until it has passed
+    /// a check there.
     pub fn set_address(&self, address: SocketAddr, upstream: &config::Upstream) {
+        let mut checks = self.checks();
+        if self.resolved() == Some(address) {
+            return;
+        }
+        *checks = Checks::default();
+        self.health.store(Health::Unknown as u8, Ordering::Relaxed);
         let mut peer = HttpPeer::new(address, false, String::new());
         peer.options.connection_timeout = Some(upstream.connect_timeout);
         peer.options.total_connection_timeout = Some(upstream.connect_timeout);
@@ -155,9 +162,19 @@ impl Server {
         (checks.machine.health(), checks.reason.clone())
     }
 
-    /// Takes in a check's result (`Err` says what was wrong) and returns the health if it changed.
-    pub fn observe_check(&self, result: Result<(), String>, rise: u32, fall: u32) -> Option<Health> {
+    /// Takes in the result of a check at an address (`Err` says what was wrong) and returns the health if it changed.
+    /// None: a server without address. What was found where the server is no more means nothing.
+    pub fn observe_check(
+        &self,
+        at: Option<SocketAddr>,
+        result: Result<(), String>,
+        rise: u32,
+        fall: u32,
+    ) -> Option<Health> {
         let mut checks = self.checks();
+        if self.resolved() != at {
+            return None;
+        }
         let change = checks.machine.observe(result.is_ok(), rise, fall);
         match result {
             Err(reason) => checks.reason = reason,
@@ -166,12 +183,6 @@ impl Server {
         }
         self.health.store(checks.machine.health() as u8, Ordering::Relaxed);
         change
-    }
-
-    /// As if it had never been checked: it is not chosen before its next check.
-    pub fn forget_checks(&self) {
-        *self.checks() = Checks::default();
-        self.health.store(Health::Unknown as u8, Ordering::Relaxed);
     }
 
     /// Counts an attempt that is over. `to_header` is the time from its start to the response's header.
@@ -201,15 +212,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_elsewhere_must_be_checked_again() {
-        let address = config::Address { host: "web".into(), port: 80 };
-        let config = config::Server { name: "web".into(), address, weight: 1, priority: 0 };
-        let server = Server::new("app", &config, &Metrics::new().unwrap());
-        server.observe_check(Ok(()), 2, 3);
-        assert!(server.is_eligible());
-        server.forget_checks();
+    fn a_server_that_moved_is_unknown_until_it_is_checked_there() {
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let config = config::Config::quick(listen, &[("web".into(), 80)], None, None).unwrap();
+        let pool = &config.pools[0];
+        let server = Server::new("app", &pool.servers[0], &Metrics::new().unwrap());
+        let [here, there] = ["10.0.0.1:80", "10.0.0.2:80"].map(|address| address.parse().ok());
+        let observe = |at, result| server.observe_check(at, result, 2, 3);
+        assert_eq!(observe(None, Err("no address".into())), Some(Health::Down));
+        server.set_address(here.unwrap(), &pool.upstream);
+        assert_eq!(server.health(), (Health::Unknown, String::new()));
+        assert_eq!(observe(here, Ok(())), Some(Health::Up), "the first check there decides");
+        server.set_address(here.unwrap(), &pool.upstream);
+        assert!(server.is_eligible(), "the same address changes nothing");
+        server.set_address(there.unwrap(), &pool.upstream);
         assert!(!server.is_eligible());
-        assert_eq!(server.health().0, Health::Unknown);
+        assert_eq!(observe(here, Ok(())), None, "a check that began before the move");
+        assert!(!server.is_eligible());
+        assert_eq!(observe(there, Ok(())), Some(Health::Up));
     }
 
     #[test]

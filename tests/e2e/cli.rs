@@ -7,7 +7,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::{
-    Client, Fairlead, Finished, Origin, Reserved, get, ms, one_pool, run_to_end, servers, until, within,
+    Client, Fairlead, Finished, Heartbeat, Origin, Reserved, config, get, ms, one_pool, run_to_end, servers, until,
+    within,
 };
 
 /// `fairlead check` of this text.
@@ -116,6 +117,44 @@ async fn a_port_in_use_is_named() {
     assert!(took < ms(5_000), "{took:?}");
     let log = fairlead.log();
     assert!(log.contains(&taken.address.to_string()) && log.contains("in use") && !log.contains("panicked"), "{log}");
+}
+
+/// Two can bind one port as long as neither listens.
+#[tokio::test]
+async fn a_port_that_is_taken_while_servers_are_checked_is_named() {
+    let (origin, taken) = (Origin::start("a"), Reserved::new());
+    origin.heartbeat(Heartbeat::Hang);
+    let health = "health: { path: /heartbeat, interval: 20s, timeout: 10s }";
+    let listeners = format!(
+        "listeners: [{{ name: free, address: \"127.0.0.1:0\" }}, {{ name: second, address: \"{}\" }}]\n",
+        taken.address
+    );
+    let pools = format!("pools: {{ app: {{ servers: [{}], {health} }} }}\n", origin.server());
+    let mut fairlead = Fairlead::spawn(&config(&(pools + &listeners)));
+    until("it checks", async || !origin.checks().is_empty()).await;
+    let _listener = taken.listen();
+    assert_eq!(fairlead.exit(ms(10_000)).await.0, Some(1));
+    let log = fairlead.log();
+    for word in [&taken.address.to_string(), "second", "another process has this port"] {
+        assert!(log.contains(word), "no {word}: {log}");
+    }
+    assert!(fairlead.events("listening").is_empty(), "{log}");
+}
+
+#[tokio::test]
+async fn ipv4_and_ipv6_can_have_one_port() {
+    let (four, six, port) = (Origin::start("four"), Origin::start("six"), Reserved::on("0.0.0.0:0"));
+    let port = port.address.port();
+    let yaml = config(&format!(
+        "listeners: [{{ name: four, address: \"0.0.0.0:{port}\" }}, {{ name: six, address: \"[::]:{port}\" }}]\n\
+         pools: {{ four: {{ servers: [{}] }}, six: {{ servers: [{}] }} }}\n\
+         routes: [{{ match: {{ listener: four }}, pool: four }}, {{ match: {{ listener: six }}, pool: six }}]\n",
+        four.server(),
+        six.server()
+    ));
+    let _fairlead = Fairlead::start(&yaml).await;
+    assert_eq!(get(([127, 0, 0, 1], port).into(), "/", "").await.text(), "four");
+    assert_eq!(get((std::net::Ipv6Addr::LOCALHOST, port).into(), "/", "").await.text(), "six");
 }
 
 #[tokio::test]

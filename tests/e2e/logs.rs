@@ -189,3 +189,73 @@ async fn the_level_can_be_set() {
     assert!(fairlead.runs());
     assert_eq!(fairlead.log(), "");
 }
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_nothing() {
+    let (origin, public, admin) = (Origin::start("a"), Reserved::new(), Reserved::new());
+    let health = "health: { path: /heartbeat, interval: 100ms, timeout: 90ms, rise: 1, fall: 1 }";
+    let listeners = format!("listeners: [{{ address: \"{}\" }}]\n", public.address);
+    let admin_key = format!("admin: {{ address: \"{}\" }}\n", admin.address);
+    let pools = format!("pools: {{ app: {{ servers: [{}], {health} }} }}\n", origin.server());
+    // A pipe that is full from the start, and that stays open because the process itself holds its other end.
+    let full = "mkfifo err; exec 3<>err; dd if=/dev/zero of=err bs=4096 count=16 2>dd";
+    let mut fairlead = Fairlead::spawn_by_shell(&config(&(pools + &listeners + &admin_key)), full, "2>err");
+    until("it serves", async || {
+        Client::try_connect(public.address).await.is_ok() && get(public.address, "/", "").await.status == 200
+    })
+    .await;
+    for (status, state) in [(500, "down"), (200, "up"), (500, "down"), (200, "up")] {
+        origin.heartbeat(Heartbeat::Answer(status, ""));
+        until("the change is noticed", async || {
+            let pools = get(admin.address, "/api/v1/pools", "Host: localhost\r\n").await.json();
+            pools[0]["servers"][0]["state"] == state
+        })
+        .await;
+    }
+    assert_eq!(get(public.address, "/", "").await.status, 200);
+    fairlead.signal(nix::sys::signal::Signal::SIGTERM);
+    let (code, took) = fairlead.exit(crate::support::ms(10_000)).await;
+    assert_eq!(code, Some(0));
+    assert!(took < crate::support::ms(5_000), "{took:?}");
+}
+
+#[tokio::test]
+async fn lines_that_cannot_be_written_are_counted() {
+    let (_origin, fairlead) = start("format: json, path: /dev/full").await;
+    for _ in 0..20 {
+        assert_eq!(fairlead.get("/").await.status, 200);
+    }
+    until("all are counted", async || fairlead.metric("fairlead_access_log_dropped_total", &[]).await == 20.0).await;
+    let told = fairlead.events("log_cannot_be_written");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(fairlead.metric("fairlead_log_dropped_total", &[]).await, 0.0);
+    assert!(fairlead.admin_get("/metrics").await.text().contains("fairlead_log_dropped_total"));
+}
+
+#[tokio::test]
+async fn a_pipe_that_nobody_reads_is_refused() {
+    let yaml = one_pool("127.0.0.1:9", "") + "access_log: { path: \"{dir}/access.log\" }\n";
+    let mut fairlead = Fairlead::spawn_by_shell(&yaml, "mkfifo access.log", "");
+    assert_eq!(fairlead.exit(crate::support::ms(10_000)).await.0, Some(1));
+    let log = fairlead.log();
+    assert!(log.contains("access.log") && log.contains("nobody reads"), "{log}");
+}
+
+#[tokio::test]
+async fn the_limit_of_open_files_is_raised() {
+    let yaml = one_pool("127.0.0.1:9", "");
+    let fairlead = Fairlead::spawn_by_shell(&yaml, "ulimit -Sn 500", "");
+    until("it tells the limit", async || !fairlead.events("open_files").is_empty()).await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", fairlead.pid())).unwrap();
+    let limit: Vec<_> = limits.lines().find(|l| l.starts_with("Max open files")).unwrap().split_whitespace().collect();
+    assert_eq!(limit[3], limit[4], "soft and hard");
+    assert_eq!(fairlead.events("open_files")[0]["limit"].to_string(), limit[4]);
+}
+
+#[tokio::test]
+async fn a_low_limit_of_open_files_is_a_warning() {
+    let fairlead = Fairlead::spawn_by_shell(&one_pool("127.0.0.1:9", ""), "ulimit -n 500", "");
+    until("it warns", async || !fairlead.events("open_files").is_empty()).await;
+    let told = &fairlead.events("open_files")[0];
+    assert_eq!((told["level"].as_str(), told["limit"].as_u64()), (Some("WARN"), Some(500)), "{told}");
+}

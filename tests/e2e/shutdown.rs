@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal::{self, SIGHUP, SIGINT, SIGTERM};
 
-use crate::support::{Client, Fairlead, Origin, config, ms, one_pool, request, servers, until};
+use crate::support::{Client, Fairlead, Heartbeat, Origin, config, ms, one_pool, request, servers, until};
 
 /// One origin, and these `shutdown` settings.
 async fn start(shutdown: &str) -> (Origin, Fairlead) {
@@ -178,4 +178,37 @@ async fn a_signal_before_it_is_ready_ends_it() {
     let (code, took) = fairlead.exit(ms(10_000)).await;
     assert_eq!(code, Some(0));
     assert!(took < ms(5_000), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_signal_during_the_first_checks_ends_it_at_once() {
+    let origin = Origin::start("a");
+    origin.heartbeat(Heartbeat::Hang);
+    let health = "health: { path: /heartbeat, interval: 20s, timeout: 10s }";
+    let mut fairlead =
+        Fairlead::spawn(&(one_pool(&servers(&[&origin]), health) + "shutdown: { delay: 20s, drain: 30s }\n"));
+    until("it checks", async || !origin.checks().is_empty() && fairlead.catches(SIGTERM)).await;
+    fairlead.signal(SIGTERM);
+    let (code, took) = fairlead.exit(ms(10_000)).await;
+    assert_eq!(code, Some(0));
+    assert!(took < ms(1_500), "{took:?}");
+    assert!(fairlead.events("listening").is_empty(), "{}", fairlead.log());
+}
+
+#[tokio::test]
+async fn sighup_early_in_the_start_does_not_kill_and_is_not_forgotten() {
+    let origin = Origin::start("a");
+    let yaml = one_pool(&servers(&[&origin]), "") + "access_log: { path: \"{dir}/access.log\" }\n";
+    let mut fairlead = Fairlead::spawn(&yaml);
+    let log = fairlead.dir.path().join("access.log");
+    let start = std::time::Instant::now();
+    while !log.exists() {
+        assert!(start.elapsed() < ms(10_000) && fairlead.runs(), "{}", fairlead.log());
+        std::hint::spin_loop();
+    }
+    std::fs::rename(&log, log.with_extension("old")).unwrap();
+    fairlead.signal(SIGHUP);
+    fairlead.wait_ready().await;
+    until("the log is opened again", async || log.exists()).await;
+    assert_eq!(fairlead.get("/").await.status, 200);
 }

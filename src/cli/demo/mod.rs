@@ -146,6 +146,7 @@ fn start(demo: Demo) -> Result<(), String> {
     let show = move || {
         if show(&node, head, &sent).is_err() {
             // Nobody reads the table any more (`| head -1`): the demo has no other purpose.
+            logging::flush(super::FLUSH);
             std::process::exit(0);
         }
     };

@@ -65,10 +65,25 @@ impl Fairlead {
         Self::spawn_in(TempDir::new().unwrap(), "", args)
     }
 
+    /// `fairlead run` with this configuration by a shell: `before` is done in its working directory first; `after` are
+    /// redirections.
+    pub fn spawn_by_shell(yaml: &str, before: &str, after: &str) -> Self {
+        let script = format!("{before}\nexec \"$0\" run -c fairlead.yaml {after}");
+        let dir = TempDir::new().unwrap();
+        let mut command = clean(Command::new("sh"), dir.path());
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_fairlead")]);
+        Self::spawn_command(dir, yaml, command)
+    }
+
     fn spawn_in(dir: TempDir, yaml: &str, args: &[&str]) -> Self {
+        let command = command(dir.path(), args);
+        Self::spawn_command(dir, yaml, command)
+    }
+
+    fn spawn_command(dir: TempDir, yaml: &str, mut command: Command) -> Self {
         let yaml = yaml.replace("{dir}", dir.path().to_str().unwrap());
         std::fs::write(dir.path().join("fairlead.yaml"), yaml).unwrap();
-        let mut child = command(dir.path(), args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let err = Lines::collect(child.stderr.take().unwrap());
         let out = Lines::collect(child.stdout.take().unwrap());
         Fairlead { dir, child, err, out }
@@ -203,6 +218,13 @@ impl Fairlead {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 
+    /// Whether it handles a signal by now.
+    pub fn catches(&self, signal: Signal) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(mask.trim(), 16).unwrap() & (1 << (signal as u32 - 1)) != 0
+    }
+
     /// Has not ended.
     pub fn runs(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
@@ -259,8 +281,13 @@ pub async fn run_to_end(dir: &Path, args: &[&str]) -> Finished {
 }
 
 fn command(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fairlead"));
-    command.args(args).current_dir(dir).stdin(Stdio::null()).env_remove("RUST_LOG");
+    let mut command = clean(Command::new(env!("CARGO_BIN_EXE_fairlead")), dir);
+    command.args(args);
+    command
+}
+
+fn clean(mut command: Command, dir: &Path) -> Command {
+    command.current_dir(dir).stdin(Stdio::null()).env_remove("RUST_LOG");
     command
 }
 
