@@ -14,7 +14,7 @@
 //! | [`routing`] | listener + host + path → route |
 //! | [`upstream`] | which servers may be chosen now; **where one is chosen:** [`upstream::Pool::choose`] |
 //! | [`balance`] | **the choice** itself: pure functions over plain data |
-//! | [`load`] | who is busy: the ledger of leases, and where counts are shared |
+//! | [`load`] | who is busy: the ledger of leases, the fleet's view, the exchange with Redis and its protocol |
 //! | [`observe`] | metrics, logs, percentiles |
 //! | [`config`] | reads a file, checks all of it, reports all problems at once |
 //!
@@ -27,10 +27,18 @@
 //! counts the request on it, Pingora takes a pooled connection or makes one, bodies stream both ways, and when all is
 //! done or anything fails the lease goes back.
 //!
+//! # The fleet
+//!
+//! For each pool a [`load::fleet::Share`] holds what is known of the whole fleet's load: plain atomics that every
+//! choice reads. Who writes it is the seam: nobody (one node alone: the share stays empty, and the choice is by this
+//! node's own counts), or a [`load::fleet::Exchange`], the one loop that talks to Redis for the pool. It runs on the
+//! proxy's own threads, since in exact mode a request and the exchange it waits for wake each other.
+//!
 //! # What always holds
 //!
 //! - The request path waits for nothing but the client and the server: no look-up of names, no lock across an await,
-//!   no lock that all threads share, no log that could block.
+//!   no lock that all threads share, no log that could block; for Redis only in exact mode, at most `redis.timeout`.
+//! - In Redis a node changes only its own row, and the totals in the same script: total = sum of the rows, always.
 //! - A policy never sees a server that may not be chosen, reads no clock and keeps no state.
 //! - Every count in flight is held by exactly one [`load::Lease`], and given back whatever way the request ends.
 //! - A configuration is valid once it is loaded.

@@ -69,7 +69,7 @@ pub struct InFlight {
 impl PoolState {
     /// The state of a pool now.
     pub fn of(pool: &Pool, shared: bool) -> Self {
-        let age = pool.share.age().unwrap_or_default();
+        let age = pool.share.seen_ago().unwrap_or_default();
         PoolState {
             name: pool.config.name.clone(),
             balance: pool.config.balance.as_str(),
@@ -128,7 +128,7 @@ pub async fn one(State(node): State<Arc<Node>>, Path(name): Path<String>) -> Res
 /// Sets what is only known when somebody asks.
 pub fn set_gauges(node: &Node) {
     for pool in &node.snapshot.load().pools {
-        let age = pool.share.age().map_or(-1.0, |age| age.as_secs_f64());
+        let age = pool.share.seen_ago().map_or(-1.0, |age| age.as_secs_f64());
         node.metrics.view_age.with_label_values(&[pool.config.name.as_str()]).set(age);
         for (index, server) in pool.servers.iter().enumerate() {
             let labels = [pool.config.name.as_str(), server.name.as_str()];

@@ -107,6 +107,7 @@ fn start(config: Config) -> ExitCode {
 }
 
 fn refused(why: impl std::fmt::Display) -> ExitCode {
+    logging::flush(std::time::Duration::from_secs(1));
     eprintln!("{why}");
     ExitCode::from(1)
 }

@@ -6,7 +6,5 @@
 pub mod fleet;
 mod ledger;
 pub mod redis;
-mod store;
 
 pub use ledger::{Lease, Ledger};
-pub use store::{LoadStore, MemoryStore, StoreError};

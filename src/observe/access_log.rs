@@ -1,21 +1,14 @@
-//! The log of requests. A request never waits for it: lines go through a bounded queue to a thread of its own,
-//! and a line that finds the queue full is dropped and counted.
+//! The log of requests. A request never waits for it (see [`crate::observe::writer`]).
 
-use std::fs::OpenOptions;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, SystemTime};
 
+use prometheus::IntCounter;
 use serde::Serialize;
 
 use crate::config::{AccessFormat, AccessLog as Settings};
-
-/// Lines that may wait for the writer.
-const QUEUE: usize = 8192;
-/// How long a written line may stay in memory.
-const FLUSH_EVERY: Duration = Duration::from_millis(200);
+use crate::observe::writer::{Sink, Writer};
 
 /// Everything the access log tells of one request.
 #[derive(Debug, Serialize)]
@@ -65,31 +58,21 @@ fn rfc3339<S: serde::Serializer>(time: &SystemTime, serializer: S) -> Result<S::
     serializer.collect_str(&humantime::format_rfc3339_millis(*time))
 }
 
-enum Message {
-    Line(Vec<u8>),
-    Reopen,
-    Flush(SyncSender<()>),
-}
-
-/// A handle to the writer's queue.
+/// A handle to the log.
 #[derive(Debug)]
 pub struct AccessLog {
     format: AccessFormat,
-    queue: SyncSender<Message>,
-    dropped: prometheus::IntCounter,
+    writer: Writer,
 }
 
 impl AccessLog {
-    /// Opens the file and starts the writer; `dropped` counts the lines that could not be queued.
+    /// Opens the file and starts the writer; `dropped` counts the lines that are lost.
     ///
     /// # Errors
     /// The file cannot be opened for appending, or no thread can be started.
-    pub fn open(settings: &Settings, dropped: prometheus::IntCounter) -> std::io::Result<Self> {
-        let sink = open(settings.path.as_deref())?;
-        let path = settings.path.clone();
-        let (queue, messages) = sync_channel(QUEUE);
-        std::thread::Builder::new().name("access-log".into()).spawn(move || write(sink, path, messages))?;
-        Ok(AccessLog { format: settings.format, queue, dropped })
+    pub fn open(settings: &Settings, dropped: IntCounter) -> std::io::Result<Self> {
+        let sink = settings.path.clone().map_or(Sink::Stdout, Sink::File);
+        Ok(AccessLog { format: settings.format, writer: Writer::start("access-log", sink, dropped)? })
     }
 
     /// Queues one line; never blocks.
@@ -100,68 +83,20 @@ impl AccessLog {
             AccessFormat::Combined => combined(&mut line, entry).is_ok(),
         };
         line.push(b'\n');
-        if !written || self.queue.try_send(Message::Line(line)).is_err() {
-            self.dropped.inc();
+        match written {
+            true => self.writer.line(line),
+            false => self.writer.lost(),
         }
     }
 
     /// Opens the file again, after somebody moved it away.
     pub fn reopen(&self) {
-        self.queue.try_send(Message::Reopen).ok();
+        self.writer.reopen();
     }
 
     /// Waits, at most `limit`, until all that was logged is written.
     pub fn flush(&self, limit: Duration) {
-        let (done, wait) = sync_channel(1);
-        if self.queue.try_send(Message::Flush(done)).is_ok() {
-            wait.recv_timeout(limit).ok();
-        }
-    }
-}
-
-fn open(path: Option<&Path>) -> std::io::Result<Box<dyn Write + Send>> {
-    Ok(match path {
-        None => Box::new(std::io::stdout()),
-        Some(path) => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
-    })
-}
-
-fn write(sink: Box<dyn Write + Send>, path: Option<PathBuf>, messages: Receiver<Message>) {
-    let mut out = BufWriter::with_capacity(64 * 1024, sink);
-    let mut failing = false;
-    let mut report = |result: std::io::Result<()>| match result {
-        Ok(()) => failing = false,
-        Err(error) if !failing => {
-            failing = true;
-            log::error!(error = error.to_string(); "access_log_cannot_be_written");
-        }
-        Err(_) => {}
-    };
-    let mut dirty = false;
-    loop {
-        match messages.recv_timeout(FLUSH_EVERY) {
-            Ok(Message::Line(line)) => {
-                report(out.write_all(&line));
-                dirty = true;
-            }
-            Ok(Message::Flush(done)) => {
-                report(out.flush());
-                done.try_send(()).ok();
-            }
-            Ok(Message::Reopen) => {
-                report(out.flush());
-                match open(path.as_deref()) {
-                    Ok(sink) => out = BufWriter::with_capacity(64 * 1024, sink),
-                    Err(error) => report(Err(error)),
-                }
-            }
-            Err(RecvTimeoutError::Timeout) if dirty => {
-                report(out.flush());
-                dirty = false;
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return report(out.flush()),
-        }
+        self.writer.flush(limit);
     }
 }
 
@@ -248,23 +183,5 @@ mod tests {
             String::from_utf8(line).unwrap(),
             r#"10.0.0.1 - - [22/Nov/2026:13:44:05 +0000] "GET /a?b=\"c HTTP/1.1" 200 12 "-" "x\x0ay""#
         );
-    }
-
-    #[test]
-    fn lines_reach_the_file_and_a_moved_file_is_opened_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("access.log");
-        let dropped = prometheus::IntCounter::new("x", "x").unwrap();
-        let settings = Settings { format: AccessFormat::Json, path: Some(path.clone()) };
-        let log = AccessLog::open(&settings, dropped.clone()).unwrap();
-        log.log(&entry());
-        log.flush(Duration::from_secs(5));
-        std::fs::rename(&path, dir.path().join("old")).unwrap();
-        log.reopen();
-        log.log(&entry());
-        log.flush(Duration::from_secs(5));
-        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
-        assert_eq!(std::fs::read_to_string(dir.path().join("old")).unwrap().lines().count(), 1);
-        assert_eq!(dropped.get(), 0);
     }
 }

@@ -1,15 +1,12 @@
 //! What is counted and logged of the fleet's exchange with Redis.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
 use crate::observe::metrics::Metrics;
-
-/// A warning about one cause is repeated after this, at the earliest.
-const REPEAT: Duration = Duration::from_secs(10);
 
 /// Metrics of the exchange. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -21,9 +18,16 @@ pub struct FleetMetrics {
     drift: IntCounterVec,
     reaped: IntCounterVec,
     waits: IntCounterVec,
-    born: Instant,
-    /// Milliseconds after `born` of the last warning.
-    warned: Arc<AtomicU64>,
+    standing: Arc<Mutex<Standing>>,
+}
+
+/// How Redis stands.
+#[derive(Debug, Default)]
+struct Standing {
+    link: bool,
+    /// Pools whose calls it refuses.
+    refused: BTreeSet<String>,
+    since: Option<Instant>,
 }
 
 impl FleetMetrics {
@@ -50,14 +54,22 @@ impl FleetMetrics {
                 "Requests that waited for redis.timeout and then chose locally",
                 &["pool"],
             )?,
-            born: Instant::now(),
-            warned: Arc::default(),
+            standing: Arc::default(),
         })
     }
 
-    /// Whether Redis answers.
-    pub fn set_up(&self, up: bool) {
-        self.up.set(i64::from(up));
+    /// The series of a pool are there before anything happens.
+    pub fn begin(&self, pool: &str) {
+        for counter in [&self.drift, &self.reaped, &self.waits] {
+            counter.with_label_values(&[pool]).inc_by(0);
+        }
+    }
+
+    /// Whether there is a connection. Its loss and its return are logged by whoever connects.
+    pub fn set_link(&self, up: bool) {
+        let mut standing = self.standing();
+        standing.link = up;
+        self.show(&standing);
     }
 
     /// A call is over.
@@ -88,13 +100,35 @@ impl FleetMetrics {
         self.waits.with_label_values(&[pool]).inc_by(requests);
     }
 
-    /// Redis answers, but not as it should (read-only, out of memory, no permission): told once in a while.
+    /// Redis answers, but not as it should (out of memory, no permission): for this pool it is lost. Logged once.
     pub fn refused(&self, pool: &str, error: &str) {
-        let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
-        let last = self.warned.load(Ordering::Relaxed);
-        let due = last == 0 || now.saturating_sub(last) >= REPEAT.as_millis() as u64;
-        if due && self.warned.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            log::warn!(pool = pool, error = error; "redis_refuses");
+        let mut standing = self.standing();
+        let first = standing.refused.is_empty();
+        if !standing.refused.contains(pool) {
+            standing.refused.insert(pool.to_owned());
         }
+        if first {
+            standing.since = Some(Instant::now());
+            log::warn!(pool = pool, error = error; "redis_lost");
+        }
+        self.show(&standing);
+    }
+
+    /// What Redis refused it does again.
+    pub fn answers_again(&self, pool: &str) {
+        let mut standing = self.standing();
+        if standing.refused.remove(pool) && standing.refused.is_empty() {
+            let away = standing.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+            log::info!(pool = pool, away_ms = u64::try_from(away.as_millis()).unwrap_or(u64::MAX); "redis_back");
+        }
+        self.show(&standing);
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn show(&self, standing: &Standing) {
+        self.up.set(i64::from(standing.link && standing.refused.is_empty()));
     }
 }

@@ -5,13 +5,44 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::time::SystemTime;
+use std::sync::{LazyLock, OnceLock};
+use std::time::{Duration, SystemTime};
 
+use env_logger::Target;
 use env_logger::fmt::Formatter;
 use log::kv::{self, VisitSource};
 use log::{LevelFilter, Record};
+use prometheus::IntCounter;
 
 use crate::config::{Log, LogFormat};
+use crate::observe::writer::{Sink, Writer};
+
+static WRITER: OnceLock<Writer> = OnceLock::new();
+
+/// Lines of the process's own log that are lost, because nobody reads standard error fast enough.
+pub static DROPPED: LazyLock<Option<IntCounter>> =
+    LazyLock::new(|| IntCounter::new("fairlead_log_dropped_total", "Log lines that could not be written in time").ok());
+
+/// Waits, at most `limit`, until all that was logged is written. To be called before the process ends.
+pub fn flush(limit: Duration) {
+    if let Some(writer) = WRITER.get() {
+        writer.flush(limit);
+    }
+}
+
+/// What env_logger writes to.
+struct Pipe(Writer);
+
+impl std::io::Write for Pipe {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.line(line.to_vec());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
 
 /// Starts logging. A second call changes nothing.
 ///
@@ -32,6 +63,10 @@ pub fn init(config: Log) {
         LogFormat::Text => builder.format(text),
         LogFormat::Json => builder.format(json),
     };
+    let writer = DROPPED.clone().and_then(|dropped| Writer::start("log", Sink::Stderr, dropped).ok());
+    if let Some(writer) = writer {
+        builder.target(Target::Pipe(Box::new(Pipe(WRITER.get_or_init(|| writer).clone()))));
+    }
     if builder.try_init().is_err() {
         log::debug!("logging_already_started");
     }

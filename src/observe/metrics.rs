@@ -4,6 +4,8 @@ use prometheus::{
     Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::observe::logging;
+
 /// All metrics of one node.
 ///
 /// Handles of hot labels are taken once (`with_label_values`) and kept where they are used, so that a request
@@ -62,6 +64,9 @@ impl Metrics {
         let access_log_dropped =
             IntCounter::new("fairlead_access_log_dropped_total", "Access log lines that could not be written in time")?;
         registry.register(Box::new(access_log_dropped.clone()))?;
+        if let Some(dropped) = logging::DROPPED.as_ref() {
+            registry.register(Box::new(dropped.clone()))?;
+        }
         let metrics = Metrics {
             requests: counters("fairlead_requests_total", "Client requests", &["route", "pool", "class"])?,
             duration,

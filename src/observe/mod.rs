@@ -5,3 +5,4 @@ pub mod fleet;
 pub mod latency;
 pub mod logging;
 pub mod metrics;
+pub mod writer;

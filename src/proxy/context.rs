@@ -150,3 +150,55 @@ impl Drop for Context {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::server;
+
+    fn node() -> Arc<Node> {
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let config = Config::quick(address, &[("127.0.0.1".into(), 9)], None, None).unwrap();
+        server::prepare(config).unwrap().node().clone()
+    }
+
+    fn in_flight(node: &Node) -> u32 {
+        node.snapshot.load().pools[0].servers[0].in_flight()
+    }
+
+    fn begin(ctx: &mut Context) {
+        let server = ctx.snapshot.pools[0].servers[0].clone();
+        ctx.begin_attempt(Lease::take(server));
+    }
+
+    #[test]
+    fn a_panic_in_a_hook_gives_the_count_back() {
+        let node = node();
+        let inner = node.clone();
+        let request = std::thread::spawn(move || {
+            let mut ctx = Context::new(&inner);
+            begin(&mut ctx);
+            assert_eq!(in_flight(&inner), 1);
+            panic!("a hook went wrong");
+        });
+        assert!(request.join().is_err());
+        assert_eq!(in_flight(&node), 0);
+    }
+
+    #[test]
+    fn each_attempt_holds_one_count() {
+        let node = node();
+        let mut ctx = Context::new(&node);
+        begin(&mut ctx);
+        ctx.end_attempt(Some(Refusal::ConnectFailed));
+        assert_eq!(in_flight(&node), 0);
+        begin(&mut ctx);
+        assert_eq!((in_flight(&node), ctx.attempts), (1, 2));
+        ctx.end_attempt(None);
+        ctx.end_attempt(None);
+        assert_eq!(in_flight(&node), 0);
+        drop(ctx);
+        assert_eq!(in_flight(&node), 0);
+    }
+}

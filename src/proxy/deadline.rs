@@ -1,11 +1,11 @@
 //! Deadlines for response headers, which Pingora does not have: its read timeout is fixed when an attempt starts and
 //! applies to the body too, so a short one would cut streams that pause.
 //!
-//! Each attempt that waits for its header is entered here with the descriptor of its connection. One task looks over
+//! Each attempt that waits for its header is entered here with the descriptor of its connection. One thread looks over
 //! all entries every [`TICK`]; where the time is over it shuts the connection down, and Pingora sees it closed.
 //!
 //! A descriptor is only a number: when the attempt ends on its own at the same moment, the number may already mean
-//! another connection. So the task first has the kernel duplicate it (through a pair of Unix sockets, which needs no
+//! another connection. So the thread first has the kernel duplicate it (through a pair of Unix sockets, which needs no
 //! unsafe code), compares both addresses of the duplicate with those that were entered, and shuts down only the
 //! duplicate. Entries are kept in shards, each with a short lock, so that worker threads do not wait for each other.
 
@@ -113,12 +113,11 @@ impl Deadlines {
         entry.is_some_and(|entry| entry.fired)
     }
 
-    /// Looks over all entries for ever.
-    pub async fn watch(&self) {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    /// Looks over all entries for ever. Belongs on a thread of its own: it makes system calls, and nothing that is
+    /// slow elsewhere may hold it up.
+    pub fn watch(&self) -> ! {
         loop {
-            tick.tick().await;
+            std::thread::sleep(TICK);
             self.sweep(Instant::now());
         }
     }

@@ -2,20 +2,28 @@
 
 use std::os::fd::IntoRawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use pingora::listeners::{L4BufferSettings, ListenerConfig};
 use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::Service;
 use pingora::services::listening::Service as Listening;
 
 use crate::config;
 use crate::node::Node;
+use crate::observe::logging;
 use crate::proxy::app::EdgeApp;
+use crate::server::StartError;
 use crate::server::fleet;
 use crate::server::listeners::Bound;
 
 /// Connections that may wait to be accepted; the system's `net.core.somaxconn` caps it.
 const BACKLOG: i32 = 65_535;
+
+/// No read buffer: headers are read into one of their own and bodies in large pieces, so another one, 64 KiB for each
+/// connection, would only take memory. Writes are gathered, so that a header and a short body leave together.
+const BUFFERS: L4BufferSettings = L4BufferSettings { read: Some(0), write: None };
 
 pub struct Edge {
     node: Arc<Node>,
@@ -28,15 +36,18 @@ impl Edge {
     pub fn new(node: Arc<Node>, app: EdgeApp, sockets: Vec<Bound>, redis: Option<config::Redis>) -> Self {
         let mut listening = Listening::new("edge".into(), app);
         for socket in &sockets {
-            listening.add_tcp(&socket.address.to_string());
+            let endpoint = ListenerConfig::tcp(socket.address.to_string());
+            listening.add_listener(endpoint.l4_buffer(BUFFERS));
         }
         Edge { node, listening, sockets, redis }
     }
 
     /// Two processes can bind one port before either listens: the second learns it here.
-    fn listen(&mut self, fds: &ListenFds) -> std::io::Result<()> {
+    fn listen(&mut self, fds: &ListenFds) -> Result<(), StartError> {
+        for bound in &self.sockets {
+            bound.socket.listen(BACKLOG).map_err(|error| bound.refused(error))?;
+        }
         for bound in self.sockets.drain(..) {
-            bound.socket.listen(BACKLOG)?;
             log::info!(listener = bound.name, address = bound.address.to_string(); "listening");
             let mut table = fds.lock();
             let address = bound.address.to_string();
@@ -57,8 +68,13 @@ impl Service for Edge {
         if let Some(redis) = &self.redis {
             fleet::join(&self.node, redis).await;
         }
+        if self.node.lifecycle.is_draining() {
+            // Told to stop before it ever began.
+            return self.node.lifecycle.set_closed();
+        }
         if let Err(error) = self.listen(&fds) {
             log::error!(error = error.to_string(); "cannot_listen");
+            logging::flush(Duration::from_secs(1));
             std::process::exit(1);
         }
         self.node.lifecycle.set_listening();

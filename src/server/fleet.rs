@@ -1,9 +1,12 @@
 //! Joins the fleet: a client, an exchange for each pool, and the wait for the first view.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
+use crate::balance::Policy;
 use crate::config;
 use crate::load::fleet::{Exchange, Fleet, Settings};
 use crate::load::redis::calls::Terms;
@@ -25,16 +28,17 @@ pub async fn join(node: &Arc<Node>, redis: &config::Redis) {
     };
     tokio::spawn(watch(client.clone(), metrics.clone()));
     let incarnation = incarnation();
+    let active_pools = Arc::new(AtomicU32::new(0));
     let mut exchanges = Vec::new();
     let mut views = Vec::new();
     for pool in &node.snapshot.load().pools {
         let Some(queue) = pool.take_queue() else { continue };
         let (command, commands) = mpsc::unbounded_channel();
         let (first_view, view) = oneshot::channel();
-        let settings = settings(pool, redis, &incarnation);
+        let settings = settings(pool, redis, &incarnation, &active_pools);
         let exchange =
             Exchange::new(settings, client.clone(), pool.share.clone(), queue, commands, first_view, metrics.clone());
-        tokio::spawn(exchange.run());
+        tokio::spawn(guard(tokio::spawn(exchange.run()), pool.clone()));
         exchanges.push(command);
         views.push(view);
     }
@@ -50,15 +54,26 @@ pub async fn join(node: &Arc<Node>, redis: &config::Redis) {
     }
 }
 
-fn settings(pool: &Pool, redis: &config::Redis, incarnation: &str) -> Settings {
+/// Requests do not notice the end of an exchange; whoever reads the log should.
+async fn guard(exchange: JoinHandle<()>, pool: Arc<Pool>) {
+    let failed = exchange.await.is_err_and(|error| error.is_panic());
+    pool.share.abandon();
+    if failed {
+        log::error!(pool = pool.config.name; "exchange_failed");
+    }
+}
+
+fn settings(pool: &Pool, redis: &config::Redis, incarnation: &str, active_pools: &Arc<AtomicU32>) -> Settings {
     let terms = |weight: u32| Terms { weight: f64::from(weight), cap: 0 };
     Settings {
         pool: pool.config.name.clone(),
         namespace: redis.namespace.clone(),
         incarnation: incarnation.to_owned(),
         mode: redis.mode,
+        by_load: pool.config.balance == Policy::LeastLoad,
         timeout: redis.timeout,
         max_calls: redis.max_calls,
+        active_pools: active_pools.clone(),
         servers: pool.servers.iter().map(|server| (server.name.clone(), terms(server.weight))).collect(),
     }
 }
@@ -70,11 +85,20 @@ fn incarnation() -> String {
     format!("{host}-{}-{:08x}", std::process::id(), fastrand::u32(..))
 }
 
-/// Keeps the metric.
+/// Keeps the metric, and looks whether Redis may throw counts away.
 async fn watch(client: Client, metrics: FleetMetrics) {
+    const SAFE: &str = "noeviction";
     let mut link = client.link();
+    let mut told = None;
     loop {
-        metrics.set_up(link.up);
+        metrics.set_link(link.up);
+        if link.up {
+            let policy = client.max_memory_policy().await.filter(|policy| policy != SAFE);
+            if policy.is_some() && policy != told {
+                log::warn!(policy = policy.as_deref().unwrap_or_default(), better = SAFE; "redis_may_evict");
+                told = policy;
+            }
+        }
         link = client.changed(link).await;
     }
 }

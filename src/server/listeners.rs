@@ -58,6 +58,13 @@ pub struct Bound {
     pub socket: Socket,
 }
 
+impl Bound {
+    /// What to tell when its socket cannot be listened on.
+    pub fn refused(&self, error: std::io::Error) -> StartError {
+        StartError::Bind { address: self.address, what: format!("listener {}", self.name), error }
+    }
+}
+
 /// Binds a listener.
 ///
 /// # Errors
@@ -74,6 +81,10 @@ fn bind_socket(address: SocketAddr) -> std::io::Result<(Socket, SocketAddr)> {
     // Lets a node start again while connections of its predecessor are still closing.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        // `[::]` does not take IPv4's place: who wants both lists both.
+        socket.set_only_v6(true)?;
+    }
     socket.bind(&address.into())?;
     let bound = socket.local_addr()?.as_socket().unwrap_or(address);
     Ok((socket, bound))

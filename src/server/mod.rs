@@ -5,6 +5,7 @@
 
 mod edge;
 mod fleet;
+mod limits;
 mod listeners;
 mod pools;
 mod shutdown;
@@ -51,6 +52,8 @@ impl Prepared {
 /// # Errors
 /// A socket or file that cannot be had, with what to do about it.
 pub fn prepare(config: Config) -> Result<Prepared, StartError> {
+    limits::raise_open_files();
+    shutdown::ignore_hang_up();
     let listeners = config.listeners.iter().map(listeners::bind).collect::<Result<Vec<_>, _>>()?;
     let admin = config.admin.as_ref().map(admin::bind).transpose()?;
     let metrics = Metrics::new().map_err(StartError::Metrics)?;
@@ -76,6 +79,8 @@ pub fn prepare(config: Config) -> Result<Prepared, StartError> {
 /// Runs a node until it is told to stop. Ends the process when it has drained.
 pub fn run(prepared: Prepared) {
     let Prepared { node, listeners, admin, config } = prepared;
+    let watched = node.clone();
+    std::thread::spawn(move || watched.deadlines.watch());
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(&config));
 
     let pools = server.add_service(background_service("pools", pools::Pools::new(node.clone())));

@@ -1,4 +1,4 @@
-//! Keeps the pools: health checks, percentiles, and the deadlines of their attempts.
+//! Keeps the pools: health checks and percentiles.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,13 +58,11 @@ impl Pools {
 impl BackgroundService for Pools {
     async fn start_with_ready_notifier(&self, _shutdown: ShutdownWatch, ready: ServiceReadyNotifier) {
         let mut tasks = tokio::task::JoinSet::new();
-        let node = self.node.clone();
-        tasks.spawn(async move { node.deadlines.watch().await });
         tasks.spawn(Self::rotate(self.node.clone()));
         self.first_pass(&mut tasks).await;
         self.node.lifecycle.set_checked();
         ready.notify_ready();
-        // Not Pingora's shutdown: it comes when the drain begins, and requests that drain need deadlines and health.
+        // Not Pingora's shutdown: it comes when the drain begins, and requests that drain need health.
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {
                 log::error!(error = error.to_string(); "a_pool_task_ended");

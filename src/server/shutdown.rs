@@ -14,9 +14,18 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Shutdown;
 use crate::node::Node;
+use crate::observe::logging;
 
-/// The longest that the last lines of the access log may take.
+/// The longest that the last lines of a log may take.
 const FLUSH: Duration = Duration::from_secs(1);
+
+/// Before anything listens to signals, SIGHUP would end the process.
+pub fn ignore_hang_up() {
+    let flag = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    if let Err(error) = signal_hook::flag::register(signal_hook::consts::SIGHUP, flag) {
+        log::warn!(error = error.to_string(); "cannot_handle_signals");
+    }
+}
 
 pub struct Orderly {
     node: Arc<Node>,
@@ -47,7 +56,8 @@ impl ShutdownSignalWatch for Orderly {
         tokio::spawn(async move {
             signals.stop(&node).await;
             log::warn!(connections = node.lifecycle.connections(); "stopped_at_once");
-            end(&node, 1);
+            logging::flush(Duration::from_millis(100));
+            std::process::exit(1);
         });
         tokio::time::sleep(self.config.delay).await;
         tokio::spawn(drain(self.node.clone(), self.config.drain));
@@ -68,14 +78,15 @@ async fn drain(node: Arc<Node>, limit: Duration) {
     if let Some(fleet) = node.fleet.get() {
         fleet.leave().await;
     }
-    end(&node, 0);
+    end(&node);
 }
 
-fn end(node: &Node, code: i32) -> ! {
+fn end(node: &Node) -> ! {
     if let Some(log) = &node.access_log {
         log.flush(FLUSH);
     }
-    std::process::exit(code)
+    logging::flush(FLUSH);
+    std::process::exit(0)
 }
 
 struct Signals {

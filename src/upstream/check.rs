@@ -25,8 +25,6 @@ use crate::config::{self, Check};
 use crate::upstream::health::Health;
 use crate::upstream::{Pool, Server, resolve};
 
-/// How often names are looked up again.
-const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 /// How much of a body is looked at for `expect.body`.
 const BODY_LIMIT: usize = 64 * 1024;
 
@@ -34,15 +32,12 @@ const BODY_LIMIT: usize = 64 * 1024;
 pub async fn run(pool: Arc<Pool>, first_pass: tokio::sync::oneshot::Sender<()>) {
     let mut first_pass = Some(first_pass);
     let backends = backends(&pool);
-    let names = resolve::has_names(&pool);
-    let mut resolved = tokio::time::Instant::now();
     resolve::resolve(&pool).await;
+    // Beside the checks, which a slow name server must not hold up; ends with this task.
+    let mut names = tokio::task::JoinSet::new();
+    names.spawn(resolve::keep(pool.clone()));
     loop {
         let began = tokio::time::Instant::now();
-        if names && began.duration_since(resolved) >= RESOLVE_EVERY {
-            resolved = began;
-            resolve::resolve(&pool).await;
-        }
         pass(&pool, &backends).await;
         if let Some(done) = first_pass.take() {
             done.send(()).ok();

@@ -2,11 +2,14 @@
 //! the last good answer is kept while a look-up fails.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config;
 use crate::upstream::{Pool, Server};
 
+/// How often names are looked up again.
+const EVERY: Duration = Duration::from_secs(30);
 /// How long one look-up may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -20,9 +23,12 @@ pub async fn resolve(pool: &Pool) {
     while lookups.join_next().await.is_some() {}
 }
 
-/// Whether a pool has names that must be looked up again from time to time.
-pub fn has_names(pool: &Pool) -> bool {
-    pool.servers.iter().any(|server| server.address.host.parse::<IpAddr>().is_err())
+/// Looks names up again for ever; returns at once when there are none.
+pub async fn keep(pool: Arc<Pool>) {
+    while pool.servers.iter().any(|server| server.address.host.parse::<IpAddr>().is_err()) {
+        tokio::time::sleep(EVERY).await;
+        resolve(&pool).await;
+    }
 }
 
 async fn resolve_one(pool: &str, server: &Server, upstream: &config::Upstream) {
@@ -39,6 +45,8 @@ async fn resolve_one(pool: &str, server: &Server, upstream: &config::Upstream) {
         Ok(Ok(addresses)) => match pick(addresses.collect(), known) {
             Some(address) if known == Some(address) => return,
             Some(address) => {
+                // What was found out elsewhere says nothing about the new place.
+                server.forget_checks();
                 server.set_address(address, upstream);
                 log::info!(pool = pool, server = server.name, address = address.to_string(); "server_resolved");
                 return;

@@ -168,6 +168,12 @@ impl Server {
         change
     }
 
+    /// As if it had never been checked: it is not chosen before its next check.
+    pub fn forget_checks(&self) {
+        *self.checks() = Checks::default();
+        self.health.store(Health::Unknown as u8, Ordering::Relaxed);
+    }
+
     /// Counts an attempt that is over. `to_header` is the time from its start to the response's header.
     pub fn observe_attempt(&self, outcome: Outcome, to_header: Option<Duration>) {
         self.attempts[outcome as usize].inc();
@@ -193,6 +199,18 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_elsewhere_must_be_checked_again() {
+        let address = config::Address { host: "web".into(), port: 80 };
+        let config = config::Server { name: "web".into(), address, weight: 1, priority: 0 };
+        let server = Server::new("app", &config, &Metrics::new().unwrap());
+        server.observe_check(Ok(()), 2, 3);
+        assert!(server.is_eligible());
+        server.forget_checks();
+        assert!(!server.is_eligible());
+        assert_eq!(server.health().0, Health::Unknown);
+    }
 
     #[test]
     fn outcomes_are_in_the_order_of_their_discriminants() {

@@ -77,7 +77,7 @@ async fn a_refused_connection_and_the_retry_give_theirs_back() {
 }
 
 /// One of many misfortunes.
-async fn misfortune(address: std::net::SocketAddr, n: usize) {
+pub async fn misfortune(address: std::net::SocketAddr, n: usize) {
     let Ok(mut client) = Client::try_connect(address).await else {
         return;
     };

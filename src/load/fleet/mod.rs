@@ -4,12 +4,14 @@
 //! |---|---|
 //! | [`share`] | what this node knows of one pool; read by each choice |
 //! | [`exchange`] | the loop of one pool: publishes, takes views, lets Redis pick, keeps lease and table |
+//! | [`meter`] | measures rates and times, for the above |
 //! | [`mode`] | when `auto` asks Redis for each request, and when it does not |
 //!
 //! A request never waits for Redis, except in exact mode, and there at most `redis.timeout`. The counts in Redis are
 //! right whatever happens on the way: that is the protocol's work ([`crate::load::redis`]).
 
 pub mod exchange;
+pub mod meter;
 pub mod mode;
 pub mod share;
 

@@ -116,16 +116,26 @@ impl<T: AsRef<Ledger>> Share<T> {
         own.saturating_add(if self.age().is_some() { self.others(index) } else { 0 })
     }
 
-    /// Nodes that live, this one included.
+    /// Nodes that are known to live, this one included.
     pub fn nodes(&self) -> u32 {
-        self.nodes.load(Ordering::Relaxed)
+        if self.age().is_some() { self.nodes.load(Ordering::Relaxed) } else { 1 }
     }
 
     /// How old the view is; None: there is none, or it is stale.
     pub fn age(&self) -> Option<Duration> {
+        self.seen_ago().filter(|age| *age <= STALE)
+    }
+
+    /// How old the last view is, be it stale; None: there was none yet.
+    pub fn seen_ago(&self) -> Option<Duration> {
         let seen = self.seen.load(Ordering::Relaxed);
         let age = self.since_birth(Instant::now()).saturating_sub(seen);
-        (seen > 0).then(|| Duration::from_nanos(age)).filter(|age| *age <= STALE)
+        (seen > 0).then(|| Duration::from_nanos(age))
+    }
+
+    /// From now on there is nobody who exchanges anything.
+    pub fn abandon(&self) {
+        self.set_mode(Mode::Local);
     }
 
     /// How many picks by other nodes the view cannot show; None: it is stale.
@@ -174,5 +184,63 @@ impl<T: AsRef<Ledger>> Share<T> {
 
     fn since_birth(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.born).as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Server(Ledger);
+    impl AsRef<Ledger> for Server {
+        fn as_ref(&self) -> &Ledger {
+            &self.0
+        }
+    }
+
+    fn share() -> (Arc<Share<Server>>, mpsc::UnboundedReceiver<Waiter<Server>>) {
+        Share::new(vec![Arc::new(Server::default()), Arc::new(Server::default())])
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_an_exchange_that_has_ended() {
+        let (share, mut queue) = share();
+        let waits = tokio::spawn({
+            let share = share.clone();
+            async move { share.acquire(SmallVec::new()).await.is_none() }
+        });
+        let waiter = queue.recv().await.unwrap();
+        drop((waiter, queue));
+        assert!(waits.await.unwrap(), "it waited when the exchange ended");
+        assert!(share.acquire(SmallVec::new()).await.is_none(), "it came later");
+    }
+
+    #[tokio::test]
+    async fn a_lease_for_one_who_left_is_given_back() {
+        let (share, mut queue) = share();
+        let mut waits = Box::pin(share.acquire(SmallVec::new()));
+        assert!(futures_util::FutureExt::now_or_never(&mut waits).is_none());
+        let waiter = queue.recv().await.unwrap();
+        waiter.grant.send(Lease::take(share.servers()[1].clone())).unwrap();
+        assert_eq!(share.fleet(1), 1);
+        drop(waits);
+        assert_eq!(share.fleet(1), 0);
+    }
+
+    #[test]
+    fn a_view_counts_until_it_is_stale() {
+        let (share, _queue) = share();
+        assert_eq!((share.age(), share.seen_ago(), share.nodes()), (None, None, 1));
+        std::thread::sleep(Duration::from_millis(2));
+        let now = Instant::now();
+        share.set_view([3, 4].into_iter(), 5, now, Duration::from_millis(1), 100.0);
+        assert_eq!((share.fleet(0), share.fleet(1), share.nodes()), (3, 4, 5));
+        assert!(share.unseen().is_some_and(|unseen| (0.1..50.0).contains(&unseen)));
+        let Some(long_ago) = now.checked_sub(Duration::from_millis(1001)) else { return };
+        let share = Share { born: long_ago, ..Arc::into_inner(share).unwrap() };
+        share.set_view([3, 4].into_iter(), 5, long_ago + Duration::from_nanos(1), Duration::ZERO, 0.0);
+        assert_eq!((share.fleet(0), share.nodes(), share.unseen()), (0, 1, None));
+        assert!(share.seen_ago().is_some_and(|age| age > STALE));
     }
 }

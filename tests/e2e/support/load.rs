@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -20,6 +21,8 @@ pub struct Tally {
     pub by_body: BTreeMap<String, usize>,
     /// What went wrong.
     pub failures: BTreeMap<String, usize>,
+    /// When each request began, and how long it took.
+    pub took: Vec<(Instant, Duration)>,
 }
 
 /// Clients that send one request after the other, each over its own keepalive connection, until stopped.
@@ -57,8 +60,10 @@ impl Load {
 async fn one_client(address: SocketAddr, path: &str, tally: Arc<Mutex<Tally>>, stopped: watch::Receiver<bool>) {
     let mut connection = None;
     while !*stopped.borrow() {
+        let began = Instant::now();
         let result = one_request(&mut connection, address, path).await;
         let mut tally = tally.lock().unwrap();
+        tally.took.push((began, began.elapsed()));
         match result {
             Ok(body) => {
                 tally.ok += 1;

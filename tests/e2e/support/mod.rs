@@ -2,16 +2,20 @@
 
 mod client;
 mod fairlead;
+mod fleet;
 mod load;
 mod origin;
 mod ports;
+mod redis;
 mod wire;
 
 pub use client::{Client, get, request};
 pub use fairlead::{Fairlead, Finished, config, one_pool, run_to_end};
+pub use fleet::{Fleet, hold};
 pub use load::Load;
 pub use origin::{Heartbeat, Origin, pattern, servers};
 pub use ports::Reserved;
+pub use redis::{LongWay, Redis, Reply};
 pub use wire::ms;
 
 use std::time::{Duration, Instant};

@@ -316,6 +316,10 @@ impl Live {
     /// Logs what Redis refuses, once a connection for each text. What our scripts answer themselves is no news.
     fn note(&self, call: &str, result: &Result<Value, CallError>) {
         let Err(CallError::Refused(text)) = result else { return };
+        // Without these two Redis counts as lost, which is told elsewhere.
+        if call == EXCHANGE.name || call == REGISTER.name {
+            return;
+        }
         let word = text.split(' ').next().unwrap_or_default();
         if matches!(word, "NOLEASE" | "GAP" | "STALE" | "UNKNOWN" | "RETRY" | "TRYAGAIN") {
             return;
