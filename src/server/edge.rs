@@ -60,10 +60,8 @@ impl Edge {
 impl Service for Edge {
     async fn start_service(&mut self, fds: Option<ListenFds>, shutdown: ShutdownWatch, tasks: usize) {
         let Some(fds) = fds else { return };
-        // In this runtime, not one of its own: in exact mode a request and the exchange it waits for then wake each
-        // other without a switch of threads.
-        if let Some(redis) = &self.redis {
-            fleet::join(&self.node, redis).await;
+        if let Some(redis) = self.redis.take() {
+            fleet::join_beside(&self.node, redis).await;
         }
         if self.node.lifecycle.is_draining() {
             // Told to end before it could begin.

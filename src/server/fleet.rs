@@ -15,9 +15,38 @@ use crate::node::Node;
 use crate::observe::fleet::FleetMetrics;
 use crate::upstream::Pool;
 
+/// Joins from where the exchanges shall run.
+///
+/// With one worker that is the proxy's own thread: in exact mode a request and the exchange it waits for then wake each
+/// other without a switch of threads. With more it is a thread beside them: the exchange's short timers would keep
+/// idle workers looking for work, and one that takes a request over at the wrong moment makes Pingora throw a pooled
+/// connection away.
+pub async fn join_beside(node: &Arc<Node>, redis: config::Redis) {
+    if tokio::runtime::Handle::current().metrics().num_workers() == 1 {
+        return join(node, &redis).await;
+    }
+    let (joined, wait) = oneshot::channel();
+    let node = node.clone();
+    let run = move || {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return log::error!(error = error.to_string(); "cannot_join_the_fleet"),
+        };
+        runtime.block_on(async {
+            join(&node, &redis).await;
+            joined.send(()).ok();
+            std::future::pending::<()>().await;
+        });
+    };
+    if let Err(error) = std::thread::Builder::new().name("fleet".into()).spawn(run) {
+        log::error!(error = error.to_string(); "cannot_join_the_fleet");
+    }
+    wait.await.ok();
+}
+
 /// Starts the exchanges in this runtime and waits, at most for `redis.start_wait`, until the fleet's load is known. With
 /// Redis away the node serves on its own counts and joins when Redis appears.
-pub async fn join(node: &Arc<Node>, redis: &config::Redis) {
+async fn join(node: &Arc<Node>, redis: &config::Redis) {
     let metrics = match FleetMetrics::new(&node.metrics) {
         Ok(metrics) => metrics,
         Err(error) => return log::error!(error = error.to_string(); "cannot_register_metrics"),
