@@ -18,7 +18,7 @@ use futures_util::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 
 use self::upkeep::Audits;
-use crate::balance::view::{age, interval};
+use crate::balance::view::{age, fade, interval};
 use crate::config::Mode as Configured;
 use crate::load::Ledger;
 use crate::load::fleet::meter::Meter;
@@ -50,6 +50,11 @@ const AFTER_REFUSAL: Duration = Duration::from_millis(100);
 const QUICK_REFUSALS: u32 = 3;
 /// The loop wakes at least this often.
 const AWAKE_EVERY: Duration = Duration::from_millis(250);
+
+/// How far back round trips count, in seconds.
+const RTT_MEMORY: f64 = 1.0;
+/// How long `auto` stays with what it chose, at the least.
+const DWELL: Duration = Duration::from_secs(2);
 
 /// What the exchange of one pool needs to know.
 #[derive(Clone, Debug)]
@@ -119,7 +124,10 @@ pub struct Exchange<T: AsRef<Ledger>> {
     /// Redis is there and does not do what it should.
     refused: bool,
     /// A wait ran out: nobody waits until a call answers in time again.
-    suspended: bool,
+    suspended: Option<Instant>,
+    rtt_at: Instant,
+    /// When `auto` last changed its mind.
+    mode_since: Option<Instant>,
     exact: bool,
     rtt: f64,
     meter: Meter,
@@ -188,7 +196,9 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
             active: false,
             refusals: 0,
             refused: false,
-            suspended: false,
+            suspended: None,
+            rtt_at: now,
+            mode_since: None,
             exact: settings.by_load && settings.mode == Configured::Exact,
             rtt: 0.0,
             meter: Meter::new(share.servers()),
@@ -307,7 +317,7 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
 
     /// Whether requests are sent by what the last view says.
     fn chooses_by_view(&self) -> bool {
-        self.settings.by_load && (!self.exact || self.suspended)
+        self.settings.by_load && (!self.exact || self.suspended.is_some())
     }
 
     fn call(&mut self, now: Instant, for_waiters: bool) {
@@ -385,9 +395,13 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
 
     fn ran(&mut self, answer: Answer, mut out: Out<T>, now: Instant, took: Duration) {
         let rtt = took.as_secs_f64();
-        self.rtt = if self.rtt == 0.0 { rtt } else { self.rtt + 0.1 * (rtt - self.rtt) };
-        if took <= self.settings.timeout {
-            self.suspended = false;
+        // By time, not by calls: a burst of them must not outvote the seconds before.
+        let fresh = 1.0 - fade(now.saturating_duration_since(self.rtt_at).as_secs_f64(), RTT_MEMORY);
+        self.rtt_at = now;
+        self.rtt = if self.rtt == 0.0 { rtt } else { self.rtt + fresh * (rtt - self.rtt) };
+        // Only a call that began after the wait that ran out can tell that Redis is in time again.
+        if took <= self.settings.timeout && self.suspended.is_some_and(|since| out.sent > since) {
+            self.suspended = None;
         }
         self.refusals = 0;
         if std::mem::take(&mut self.refused) {
@@ -447,13 +461,18 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
                 own_rate,
                 exchange_rate: 1.0 / self.interval.as_secs_f64(),
             };
-            self.exact = prefer_exact(&signs, self.exact);
+            let exact = prefer_exact(&signs, self.exact);
+            let settled = self.mode_since.is_none_or(|since| now.saturating_duration_since(since) >= DWELL);
+            if exact != self.exact && settled {
+                self.exact = exact;
+                self.mode_since = Some(now);
+            }
         }
     }
 
     /// Lets everybody know how to choose now.
     fn show_mode(&self) {
-        let mode = match (self.exact, self.suspended) {
+        let mode = match (self.exact, self.suspended.is_some()) {
             _ if !self.link.up || self.refused || self.share.age().is_none() => Mode::Local,
             (true, false) => Mode::Exact,
             _ => Mode::Batched,

@@ -201,6 +201,10 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
 
     /// A clean end: the row goes at once, instead of when the lease runs out.
     pub(super) async fn leave(mut self) {
+        // From now on nobody waits for what will not be answered.
+        self.share.abandon();
+        self.queue.close();
+        while self.queue.try_recv().is_ok() {}
         self.let_all_waiters_go();
         let me = self.node.incarnation().clone();
         let mut args = Vec::new();
