@@ -248,6 +248,10 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
     ) -> Result<()> {
         hop_by_hop::strip(response);
+        if response.version == Version::HTTP_10 {
+            // The version is ours, not the server's (RFC 9110 §6.2).
+            response.set_version(Version::HTTP_11);
+        }
         if session.req_header().version == Version::HTTP_10 {
             // Such a client knows no chunks: its body ends with the connection.
             response.remove_header(&TRANSFER_ENCODING);
