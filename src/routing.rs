@@ -115,12 +115,17 @@ fn is_below(host: &str, suffix: &str) -> bool {
     host.len() > suffix.len() && host.ends_with(suffix)
 }
 
-/// Lower case, without port and without the dot that a fully qualified name may end with.
-fn normal_host(host: &str) -> std::borrow::Cow<'_, str> {
-    let name = match host.rfind(':') {
+/// The name or address in a Host header; an IPv6 address keeps its brackets.
+pub fn without_port(host: &str) -> &str {
+    match host.rfind(':') {
         Some(colon) if !host.ends_with(']') => &host[..colon],
         _ => host,
-    };
+    }
+}
+
+/// Lower case, without port and without the dot that a fully qualified name may end with.
+fn normal_host(host: &str) -> std::borrow::Cow<'_, str> {
+    let name = without_port(host);
     let name = name.strip_suffix('.').unwrap_or(name);
     if name.bytes().any(|b| b.is_ascii_uppercase()) { name.to_ascii_lowercase().into() } else { name.into() }
 }

@@ -11,6 +11,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::config::Admin;
+use crate::routing::without_port;
 
 /// Lets a request pass or answers it.
 pub async fn check(State(config): State<Arc<Admin>>, request: Request, next: Next) -> Response {
@@ -49,10 +50,7 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 /// Addresses and `localhost` cannot be rebound by anybody's DNS; names must be ours.
 fn known_host(headers: &HeaderMap, hosts: &[String]) -> bool {
     let Some(host) = headers.get(HOST).and_then(|value| value.to_str().ok()) else { return false };
-    let name = match host.rfind(':') {
-        Some(colon) if !host.ends_with(']') => &host[..colon],
-        _ => host,
-    };
+    let name = without_port(host);
     let bare = name.trim_start_matches('[').trim_end_matches(']');
     name.eq_ignore_ascii_case("localhost")
         || bare.parse::<IpAddr>().is_ok()
