@@ -5,24 +5,26 @@
 //! becomes of a call that is lost, refused or late is the protocol's business: here its waiters are let go, to choose
 //! locally, and the next call settles the counts.
 
+mod active;
 mod upkeep;
 mod waiters;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 
+use self::active::Active;
 use self::upkeep::Audits;
-use crate::balance::view::{age, fade, interval};
+use crate::balance::view::{age, interval};
 use crate::config::Mode as Configured;
 use crate::load::Ledger;
+use crate::load::fleet::decision::{Decision, Rates};
 use crate::load::fleet::meter::Meter;
-use crate::load::fleet::mode::{Signs, prefer_exact};
 use crate::load::fleet::share::{Mode, Share, Waiter};
 use crate::load::redis::calls::{Incarnations, Terms};
 use crate::load::redis::client::{CallError, Client, Link};
@@ -50,11 +52,6 @@ const AFTER_REFUSAL: Duration = Duration::from_millis(100);
 const QUICK_REFUSALS: u32 = 3;
 /// The loop wakes at least this often.
 const AWAKE_EVERY: Duration = Duration::from_millis(250);
-
-/// How far back round trips count, in seconds.
-const RTT_MEMORY: f64 = 1.0;
-/// How long `auto` stays with what it chose, at the least.
-const DWELL: Duration = Duration::from_secs(2);
 
 /// What the exchange of one pool needs to know.
 #[derive(Clone, Debug)]
@@ -118,18 +115,12 @@ pub struct Exchange<T: AsRef<Ledger>> {
     not_before: Instant,
     /// The last time that there was a pick, or something to tell.
     stirred: Instant,
-    active: bool,
+    active: Active,
     /// Refusals in a row.
     refusals: u32,
     /// Redis is there and does not do what it should.
     refused: bool,
-    /// A wait ran out: nobody waits until a call answers in time again.
-    suspended: Option<Instant>,
-    rtt_at: Instant,
-    /// When `auto` last changed its mind.
-    mode_since: Option<Instant>,
-    exact: bool,
-    rtt: f64,
+    decision: Decision,
     meter: Meter,
 }
 
@@ -193,14 +184,10 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
             next_view: now,
             not_before: now,
             stirred: now,
-            active: false,
+            active: Active::new(&settings.active_pools),
             refusals: 0,
             refused: false,
-            suspended: None,
-            rtt_at: now,
-            mode_since: None,
-            exact: settings.by_load && settings.mode == Configured::Exact,
-            rtt: 0.0,
+            decision: Decision::new(settings.mode, settings.by_load, settings.timeout, now),
             meter: Meter::new(share.servers()),
             client,
             share,
@@ -289,10 +276,10 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
             self.stirred = now;
         }
         let quiet = now.saturating_duration_since(self.stirred);
-        self.set_active(quiet < IDLE_AFTER);
+        self.active.set(quiet < IDLE_AFTER);
         let curious = match self.chooses_by_view() {
-            true => self.active,
-            false => self.active && now >= self.next_view,
+            true => self.active.get(),
+            false => self.active.get() && now >= self.next_view,
         };
         if changed || curious || now >= self.next_beat {
             self.call(now, false);
@@ -303,27 +290,20 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         }
     }
 
-    fn set_active(&mut self, active: bool) {
-        if active != self.active {
-            self.active = active;
-            let pools = &self.settings.active_pools;
-            if active {
-                pools.fetch_add(1, Ordering::Relaxed)
-            } else {
-                pools.fetch_sub(1, Ordering::Relaxed)
-            };
-        }
-    }
-
     /// Whether requests are sent by what the last view says.
     fn chooses_by_view(&self) -> bool {
-        self.settings.by_load && (!self.exact || self.suspended.is_some())
+        self.settings.by_load && !self.decision.asks()
     }
 
     fn call(&mut self, now: Instant, for_waiters: bool) {
         let riders = if for_waiters { self.board() } else { VecDeque::new() };
         if for_waiters && riders.is_empty() {
             return;
+        }
+        if for_waiters {
+            // Under a constant load one call follows another, and nobody else would notice that the pool has traffic.
+            self.stirred = now;
+            self.active.set(true);
         }
         let beat = now >= self.next_beat;
         let made_locally = self.meter.picks_to_tell(self.share.servers(), now);
@@ -394,15 +374,7 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
     }
 
     fn ran(&mut self, answer: Answer, mut out: Out<T>, now: Instant, took: Duration) {
-        let rtt = took.as_secs_f64();
-        // By time, not by calls: a burst of them must not outvote the seconds before.
-        let fresh = 1.0 - fade(now.saturating_duration_since(self.rtt_at).as_secs_f64(), RTT_MEMORY);
-        self.rtt_at = now;
-        self.rtt = if self.rtt == 0.0 { rtt } else { self.rtt + fresh * (rtt - self.rtt) };
-        // Only a call that began after the wait that ran out can tell that Redis is in time again.
-        if took <= self.settings.timeout && self.suspended.is_some_and(|since| out.sent > since) {
-            self.suspended = None;
-        }
+        self.decision.answered(now, out.sent, took);
         self.refusals = 0;
         if std::mem::take(&mut self.refused) {
             self.metrics.answers_again(&self.settings.pool);
@@ -433,8 +405,7 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         let nodes = view.live_nodes.max(1);
         let seen = sent + took / 2;
         self.meter.saw(view.picks, made, seen);
-        let pools = self.settings.active_pools.load(Ordering::Relaxed);
-        self.interval = interval(nodes, pools, f64::from(self.settings.max_calls));
+        self.interval = interval(nodes, self.active.pools(), f64::from(self.settings.max_calls));
         let rate = if nodes == 1 { 0.0 } else { self.meter.others_rate() };
         let (rtt, sync) = (took.as_secs_f64(), self.interval.as_secs_f64());
         let lag = age(rtt / 2.0, 0.0, rtt, sync);
@@ -445,37 +416,25 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         for (index, completions) in self.meter.completions(now).enumerate() {
             self.share.set_completions(index, completions);
         }
-        self.decide(now);
+        let own = self.meter.own_rate(now);
+        let rates = Rates {
+            service: self.meter.service(),
+            fleet: own + self.meter.others_rate(),
+            own,
+            exchanges: 1.0 / self.interval.as_secs_f64(),
+        };
+        self.decision.decide(now, &rates);
         if let Some(first) = self.first_view.take() {
             first.send(()).ok();
         }
     }
 
-    fn decide(&mut self, now: Instant) {
-        if self.settings.mode == Configured::Auto && self.settings.by_load {
-            let own_rate = self.meter.own_rate(now);
-            let signs = Signs {
-                rtt: self.rtt,
-                service: self.meter.service(),
-                fleet_rate: own_rate + self.meter.others_rate(),
-                own_rate,
-                exchange_rate: 1.0 / self.interval.as_secs_f64(),
-            };
-            let exact = prefer_exact(&signs, self.exact);
-            let settled = self.mode_since.is_none_or(|since| now.saturating_duration_since(since) >= DWELL);
-            if exact != self.exact && settled {
-                self.exact = exact;
-                self.mode_since = Some(now);
-            }
-        }
-    }
-
     /// Lets everybody know how to choose now.
     fn show_mode(&self) {
-        let mode = match (self.exact, self.suspended.is_some()) {
+        let mode = match self.decision.asks() {
             _ if !self.link.up || self.refused || self.share.age().is_none() => Mode::Local,
-            (true, false) => Mode::Exact,
-            _ => Mode::Batched,
+            true => Mode::Exact,
+            false => Mode::Batched,
         };
         if self.share.mode() != mode {
             self.share.set_mode(mode);
