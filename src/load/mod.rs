@@ -6,5 +6,7 @@
 pub mod fleet;
 mod ledger;
 pub mod redis;
+#[cfg(test)]
+mod testing;
 
 pub use ledger::{Lease, Ledger};

@@ -48,7 +48,7 @@ async fn scripts_run_and_errors_are_told() {
     }
     assert_eq!(logged("WRONGTYPE").len(), 1, "each text once a connection");
     assert!(logged("GAP").is_empty(), "what our own scripts say is no news");
-    assert_eq!(client.epoch(), 1);
+    assert_eq!(client.link(), Link { epoch: 1, up: true });
     let up = logged(&redis.url());
     assert!(
         matches!(up.as_slice(), [line] if line.starts_with("INFO redis_up ") && line.contains(" version=")),

@@ -190,14 +190,7 @@ impl<T: AsRef<Ledger>> Share<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Debug, Default)]
-    struct Server(Ledger);
-    impl AsRef<Ledger> for Server {
-        fn as_ref(&self) -> &Ledger {
-            &self.0
-        }
-    }
+    use crate::load::testing::Server;
 
     fn share() -> (Arc<Share<Server>>, mpsc::UnboundedReceiver<Waiter<Server>>) {
         Share::new(vec![Arc::new(Server::default()), Arc::new(Server::default())])

@@ -153,17 +153,12 @@ impl Client {
         self.bounded(|live| async move { Ok(live.max_memory_policy().await) }).await.ok().flatten()
     }
 
-    /// Rises with each new connection, from 1 on; what was outstanding under an older one is lost.
-    pub fn epoch(&self) -> u64 {
-        self.link().epoch
-    }
-
     /// Whether there is a connection.
     pub fn is_up(&self) -> bool {
         self.link().up
     }
 
-    /// [`Client::epoch`] and [`Client::is_up`] at one moment.
+    /// Whether there is a connection, and which.
     pub fn link(&self) -> Link {
         *self.inner.shared.link.borrow()
     }
@@ -175,13 +170,6 @@ impl Client {
             Ok(link) => *link,
             // The sender lives as long as this client.
             Err(_) => seen,
-        }
-    }
-
-    /// Gives up the connection and makes a new one, for a caller who finds that this one does not do.
-    pub fn reconnect(&self) {
-        if let Some(live) = self.inner.shared.live.load().as_ref() {
-            live.lose("given up by the caller");
         }
     }
 
