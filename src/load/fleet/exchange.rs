@@ -405,7 +405,12 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         let nodes = view.live_nodes.max(1);
         let seen = sent + took / 2;
         self.meter.saw(view.picks, made, seen);
+        let before = self.interval;
         self.interval = interval(nodes, self.active.pools(), f64::from(self.settings.max_calls));
+        if self.interval < before {
+            // Somebody has joined a node that was alone and exchanged seldom.
+            self.next_call = self.next_call.min(now + self.interval);
+        }
         let rate = if nodes == 1 { 0.0 } else { self.meter.others_rate() };
         let (rtt, sync) = (took.as_secs_f64(), self.interval.as_secs_f64());
         let lag = age(rtt / 2.0, 0.0, rtt, sync);
