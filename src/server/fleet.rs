@@ -55,7 +55,8 @@ async fn join(node: &Arc<Node>, redis: &config::Redis) {
         Ok(client) => client,
         Err(error) => return log::error!(error = error.to_string(); "cannot_use_redis"),
     };
-    tokio::spawn(watch(client.clone(), metrics.clone()));
+    tokio::spawn(show(client.clone(), metrics.clone()));
+    tokio::spawn(watch(client.clone()));
     let incarnation = incarnation();
     let active_pools = Arc::new(AtomicU32::new(0));
     let mut exchanges = Vec::new();
@@ -114,13 +115,23 @@ fn incarnation() -> String {
     format!("{host}-{}-{:08x}", std::process::id(), fastrand::u32(..))
 }
 
-/// Keeps the metric, and looks whether Redis may throw counts away.
-async fn watch(client: Client, metrics: FleetMetrics) {
+/// Keeps the metric.
+async fn show(client: Client, metrics: FleetMetrics) {
+    let mut well = client.well();
+    loop {
+        metrics.set_up(*well.borrow_and_update());
+        if well.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Looks whether Redis may throw counts away.
+async fn watch(client: Client) {
     const SAFE: &str = "noeviction";
     let mut link = client.link();
     let mut told = None;
     loop {
-        metrics.set_link(link.up);
         if link.up {
             let policy = client.max_memory_policy().await.filter(|policy| policy != SAFE);
             if policy.is_some() && policy != told {

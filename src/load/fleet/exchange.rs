@@ -6,6 +6,8 @@
 //! locally, and the next call settles the counts.
 
 mod active;
+mod complaints;
+mod grace;
 mod upkeep;
 mod waiters;
 
@@ -19,6 +21,8 @@ use futures_util::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 
 use self::active::Active;
+use self::complaints::Complaints;
+use self::grace::Grace;
 use self::upkeep::Audits;
 use crate::balance::view::{age, interval};
 use crate::config::Mode as Configured;
@@ -104,6 +108,8 @@ pub struct Exchange<T: AsRef<Ledger>> {
     table: Table,
     registered_once: bool,
     reaping: bool,
+    grace: Grace,
+    complaints: Complaints,
     audits: Audits,
     incarnations: Incarnations,
 
@@ -176,6 +182,8 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
             table: Table::Needed,
             registered_once: false,
             reaping: false,
+            grace: Grace::default(),
+            complaints: Complaints::default(),
             audits: Audits::new(now),
             incarnations: Incarnations::default(),
             interval: Duration::from_millis(1),
@@ -244,6 +252,8 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
             self.give_up(now, "another connection");
             // A new one begins with a clean slate; waiting is for those that failed.
             self.not_before = now;
+            self.grace.cut();
+            self.complaints.forget();
         }
         self.link = link;
     }
@@ -375,9 +385,13 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
 
     fn ran(&mut self, answer: Answer, mut out: Out<T>, now: Instant, took: Duration) {
         self.decision.answered(now, out.sent, took);
+        self.grace.answered(now);
+        if let Some((call, error)) = self.complaints.tell(out.sent) {
+            log::warn!(pool = self.settings.pool, call = call, error = error; "redis_refuses");
+        }
         self.refusals = 0;
         if std::mem::take(&mut self.refused) {
-            self.metrics.answers_again(&self.settings.pool);
+            self.client.answers_again(&self.settings.pool);
         }
         self.meter.picked(answer.picks.len() as u64 + u64::from(answer.foreign));
         self.grant(&answer, std::mem::take(&mut out.waiters));
@@ -462,7 +476,8 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
     fn refused(&mut self, now: Instant, text: &str) {
         self.let_all_waiters_go();
         self.refused = true;
-        self.metrics.refused(&self.settings.pool, text);
+        self.client.refused(&self.settings.pool, text);
+        self.complaints.trouble();
         self.not_before = now + AFTER_REFUSAL;
         self.next_call = self.not_before;
         self.table = Table::Needed;

@@ -5,13 +5,15 @@
 //! | [`Client`] | what the exchange loop calls; never waits for a connection |
 //! | `settings` | from our configuration to the library's |
 //! | `connection` | makes one connection, says whether it is fit, sends commands and reads answers |
-//! | `supervisor` | connects, notices the end, waits, connects again; the log |
+//! | `supervisor` | connects, notices the end, waits, connects again |
+//! | `standing` | whether Redis is of use; the log |
 //!
 //! The library's own reconnection is not used: it would replay commands, and stop at what it thinks fatal. Each connection is a
 //! library client of its own, so whatever was outstanding when it ends, ends with it.
 
 mod connection;
 mod settings;
+mod standing;
 mod supervisor;
 
 use std::future::Future;
@@ -28,6 +30,7 @@ use super::scripts::Script;
 use crate::config;
 use connection::Live;
 use settings::Settings;
+use standing::Standing;
 
 /// How long the end of a connection's tasks is waited for when the client is closed.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
@@ -88,14 +91,14 @@ struct Shared {
     /// None while there is no connection: calls fail at once.
     live: ArcSwapOption<Live>,
     link: watch::Sender<Link>,
+    standing: Standing,
     command_timeout: Duration,
 }
 
 impl Client {
     /// Starts to connect and returns at once. Must be called inside the runtime that will use the client.
     ///
-    /// A lost connection is made again for ever; the pause between two attempts grows to about 0.7 s, to 2 s where Redis refuses
-    /// (a wrong password).
+    /// A lost connection is made again for ever; the pause between two attempts grows to about 0.7 s.
     ///
     /// # Errors
     /// TLS cannot be set up, or there is no runtime. That Redis is away is no error.
@@ -105,6 +108,7 @@ impl Client {
         let shared = Arc::new(Shared {
             live: ArcSwapOption::empty(),
             link: watch::Sender::new(Link::default()),
+            standing: Standing::new(settings.servers.clone()),
             command_timeout: config.command_timeout,
         });
         let supervisor = runtime.spawn(supervisor::run(shared.clone(), settings));
@@ -163,6 +167,21 @@ impl Client {
         *self.inner.shared.link.borrow()
     }
 
+    /// Whether Redis is of use: there is a connection, and it refuses the calls of no pool.
+    pub fn well(&self) -> watch::Receiver<bool> {
+        self.inner.shared.standing.well()
+    }
+
+    /// To be told by a pool whose calls Redis refuses, so that for it Redis is lost; the log says so once.
+    pub fn refused(&self, pool: &str, error: &str) {
+        self.inner.shared.standing.refused(pool, error);
+    }
+
+    /// To be told by a pool whose calls Redis does not refuse, or not any more.
+    pub fn answers_again(&self, pool: &str) {
+        self.inner.shared.standing.answers_again(pool);
+    }
+
     /// Resolves to the present link as soon as it is another than `seen`: nothing is missed between two calls.
     pub async fn changed(&self, seen: Link) -> Link {
         let mut link = self.inner.shared.link.subscribe();
@@ -181,6 +200,7 @@ impl Client {
             tokio::time::timeout(CLOSE_WAIT, supervisor).await.ok();
         }
         self.inner.shared.down();
+        self.inner.shared.standing.closed();
     }
 
     /// Runs `work` on the present connection, within `command_timeout`.
