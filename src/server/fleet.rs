@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 
 use crate::balance::Policy;
 use crate::config;
@@ -68,7 +67,7 @@ async fn join(node: &Arc<Node>, redis: &config::Redis) {
         let settings = settings(pool, redis, &incarnation, &active_pools);
         let exchange =
             Exchange::new(settings, client.clone(), pool.share.clone(), queue, commands, first_view, metrics.clone());
-        tokio::spawn(guard(tokio::spawn(exchange.run()), pool.clone()));
+        tokio::spawn(exchange.run());
         exchanges.push(command);
         views.push(view);
     }
@@ -81,15 +80,6 @@ async fn join(node: &Arc<Node>, redis: &config::Redis) {
     match tokio::time::timeout(redis.start_wait, all).await {
         Ok(()) => log::info!(node = incarnation; "joined_the_fleet"),
         Err(_) => log::warn!(node = incarnation; "started_without_the_fleet"),
-    }
-}
-
-/// Requests do not notice the end of an exchange; whoever reads the log should.
-async fn guard(exchange: JoinHandle<()>, pool: Arc<Pool>) {
-    let failed = exchange.await.is_err_and(|error| error.is_panic());
-    pool.share.abandon();
-    if failed {
-        log::error!(pool = pool.config.name; "exchange_failed");
     }
 }
 

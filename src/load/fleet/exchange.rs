@@ -8,6 +8,7 @@
 mod active;
 mod complaints;
 mod grace;
+mod run;
 mod upkeep;
 mod waiters;
 
@@ -17,7 +18,7 @@ use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
+use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use tokio::sync::{mpsc, oneshot};
 
 use self::active::Active;
@@ -54,8 +55,6 @@ const AFTER_LOSS: Duration = Duration::from_millis(20);
 const AFTER_REFUSAL: Duration = Duration::from_millis(100);
 /// So many refusals in a row are settled at once: they belong to the protocol. More are trouble.
 const QUICK_REFUSALS: u32 = 3;
-/// The loop wakes at least this often.
-const AWAKE_EVERY: Duration = Duration::from_millis(250);
 
 /// What the exchange of one pool needs to know.
 #[derive(Clone, Debug)]
@@ -158,22 +157,35 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         first_view: oneshot::Sender<()>,
         metrics: FleetMetrics,
     ) -> Self {
+        let node = Node::new(settings.incarnation.clone(), LEASE.as_millis() as u32);
+        Self::with(settings, client, share, queue, commands, Some(first_view), metrics, node)
+    }
+
+    #[allow(clippy::too_many_arguments)] // all that outlives a failure, and nothing else
+    fn with(
+        settings: Settings,
+        client: Client,
+        share: Arc<Share<T>>,
+        queue: mpsc::UnboundedReceiver<Waiter<T>>,
+        commands: mpsc::UnboundedReceiver<Command>,
+        first_view: Option<oneshot::Sender<()>>,
+        metrics: FleetMetrics,
+        mut node: Node,
+    ) -> Self {
         let keys = Keys::new(&settings.namespace, &settings.pool);
-        let incarnation = Bytes::from(settings.incarnation.clone());
-        let mut node = Node::new(incarnation.clone(), LEASE.as_millis() as u32);
         for (name, _) in &settings.servers {
             node.claim(name.as_bytes());
         }
         metrics.begin(&settings.pool);
         let now = Instant::now();
         Exchange {
-            exchange_keys: keys.exchange(&incarnation),
+            exchange_keys: keys.exchange(node.incarnation()),
             keys,
             node,
             metrics,
             queue,
             commands,
-            first_view: Some(first_view),
+            first_view,
             link: Link::default(),
             waiting: VecDeque::new(),
             out: VecDeque::new(),
@@ -200,48 +212,6 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
             client,
             share,
             settings,
-        }
-    }
-
-    /// Runs until it is told to leave.
-    pub async fn run(mut self) {
-        let client = self.client.clone();
-        let link = client.changed(self.link);
-        let sleep = tokio::time::sleep(Duration::ZERO);
-        tokio::pin!(link, sleep);
-        loop {
-            let now = Instant::now();
-            self.let_go_of_the_overdue(now);
-            self.start_what_may_start(now);
-            self.show_mode();
-            let due = tokio::time::Instant::from_std(self.next_due(now));
-            if sleep.deadline() != due {
-                sleep.as_mut().reset(due);
-            }
-            tokio::select! {
-                biased;
-                new = &mut link => {
-                    self.linked(new);
-                    link.set(client.changed(new));
-                }
-                Some((seq, reply)) = self.calls.next(), if !self.calls.is_empty() => self.answered(seq, reply),
-                Some(rare) = self.rare.next(), if !self.rare.is_empty() => self.rare_answered(rare),
-                command = self.commands.recv() => match command {
-                    Some(Command::Leave(done)) => {
-                        self.leave().await;
-                        done.send(()).ok();
-                        return;
-                    }
-                    None => return,
-                },
-                Some(waiter) = self.queue.recv() => {
-                    self.waiting.push_back(waiter);
-                    while let Ok(waiter) = self.queue.try_recv() {
-                        self.waiting.push_back(waiter);
-                    }
-                }
-                () = &mut sleep => {}
-            }
         }
     }
 
@@ -481,18 +451,6 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         self.not_before = now + AFTER_REFUSAL;
         self.next_call = self.not_before;
         self.table = Table::Needed;
-    }
-
-    fn next_due(&self, now: Instant) -> Instant {
-        let first_wait = self.out.iter().flat_map(|out| out.waiters.front()).chain(self.waiting.front());
-        let wait = first_wait.map(|waiter| waiter.since + self.settings.timeout).min();
-        let call = match self.table {
-            _ if !self.link.up || !self.out.is_empty() => None,
-            _ if now < self.not_before => Some(self.not_before),
-            Table::Needed | Table::Reading => None,
-            Table::Known => Some(self.next_call.min(self.next_beat)),
-        };
-        [wait, call].into_iter().flatten().fold(now + AWAKE_EVERY, Instant::min)
     }
 }
 

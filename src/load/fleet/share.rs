@@ -133,7 +133,7 @@ impl<T: AsRef<Ledger>> Share<T> {
         (seen > 0).then(|| Duration::from_nanos(age))
     }
 
-    /// From now on there is nobody who exchanges anything.
+    /// There is nobody now who exchanges anything.
     pub fn abandon(&self) {
         self.set_mode(Mode::Local);
     }

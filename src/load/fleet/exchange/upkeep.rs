@@ -211,7 +211,7 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
     }
 
     /// A clean end: the row goes at once, instead of when the lease runs out.
-    pub(super) async fn leave(mut self) {
+    pub(super) async fn leave(&mut self) {
         // From now on nobody waits for what will not be answered.
         self.share.abandon();
         self.queue.close();
