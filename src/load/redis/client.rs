@@ -115,6 +115,14 @@ impl Client {
         Ok(Self { inner: Arc::new(Inner { shared, supervisor: Mutex::new(Some(supervisor)) }) })
     }
 
+    /// Whether a client can start, short of a runtime: for whoever must know it before.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn check(config: &config::Redis) -> Result<(), StartError> {
+        Settings::new(config).map(drop)
+    }
+
     /// Runs a script: `EVALSHA`, and `EVAL` where Redis does not know it.
     ///
     /// Never sent twice when it may have run. Fails at once while there is no connection, else within `command_timeout`. Calls
