@@ -59,7 +59,7 @@ async fn out_of_memory_and_then_started_anew() {
     until("it is back", async || up(&fleet.nodes[0]).await).await;
     fleet.settles(ms(2000), 1).await;
     let node = &fleet.nodes[0];
-    assert_eq!(told(node), (1, 1), "{}", node.log());
+    until("it is told", async || told(node) == (1, 1)).await;
     assert!(node.events("redis_lost")[0]["error"].as_str().unwrap().contains("OOM"), "{}", node.log());
     assert!(node.events("redis_back")[0]["away_ms"].as_u64().unwrap() >= 300);
     assert!(node.events("redis_refuses").is_empty(), "{}", node.log());
@@ -83,7 +83,7 @@ async fn the_log_says_that_the_password_is_wrong() {
     let took = within(ms(3000), "it is back", async || up(node).await).await;
     assert!(took < ms(1000), "{took:?}");
     fleet.settles(ms(1000), 0).await;
-    assert_eq!(told(node), (1, 1), "{}", node.log());
+    until("it is told", async || told(node) == (1, 1)).await;
     assert!(node.events("redis_refuses").is_empty(), "{}", node.log());
 }
 
