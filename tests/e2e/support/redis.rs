@@ -60,7 +60,7 @@ impl Reply {
     }
 }
 
-/// A `redis-server` on a port of its own. Killed when dropped.
+/// A `redis-server` (or what `REDIS_SERVER` names) on a port of its own. Killed when dropped.
 pub struct Redis {
     /// Where it is, also while it is stopped.
     pub address: SocketAddr,
@@ -100,7 +100,8 @@ impl Redis {
 
     /// Starts (again), empty.
     pub async fn run(&mut self) {
-        let mut command = Command::new("redis-server");
+        let program = std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+        let mut command = Command::new(program);
         if let Some(config) = &self.config {
             let file = self.dir.path().join("redis.conf");
             std::fs::write(&file, config).unwrap();
