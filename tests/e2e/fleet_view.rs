@@ -163,7 +163,7 @@ async fn a_node_alone_exchanges_seldom() {
     assert!((20.0..130.0).contains(&alone), "{alone} calls a second");
     fleet.join().await;
     fleet.know_each_other(2).await;
-    let together = calls(&fleet.nodes[0]).await;
-    assert!(together > 1.5 * alone, "{alone} calls a second alone, {together} together");
+    // More than it may alone, as soon as the machine lets it.
+    until("it exchanges more often", async || calls(&fleet.nodes[0]).await > 130.0).await;
     assert_eq!(load.stop().await.failures, Default::default());
 }
