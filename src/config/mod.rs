@@ -34,7 +34,7 @@ mod yaml;
 
 pub use health::{Check, Health};
 pub use listener::{ClientTimeouts, Listener};
-pub use pool::{Address, HashKey, Pool, Server, Upstream};
+pub use pool::{Address, HashKey, Pool, Queue, Server, Upstream};
 pub use problem::{Problem, Problems};
 pub use process::{AccessFormat, AccessLog, Admin, Log, LogFormat, Shutdown};
 pub use redis::{Mode, Redis, RedisTls};

@@ -6,6 +6,7 @@ mod support;
 mod accounting;
 mod admin;
 mod balancing;
+mod capacity;
 mod cli;
 mod demo_fleet;
 mod failover;
