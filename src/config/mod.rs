@@ -87,7 +87,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 
 fn reason(error: &std::io::Error) -> String {
     match error.kind() {
-        std::io::ErrorKind::NotFound => "there is no such file (name another with `-c FILE`)".to_owned(),
+        std::io::ErrorKind::NotFound => "there is no such file: check its path".to_owned(),
         std::io::ErrorKind::PermissionDenied => "permission denied: let this user read the file".to_owned(),
         std::io::ErrorKind::IsADirectory => "it is a directory: name a file".to_owned(),
         _ => error.to_string(),
