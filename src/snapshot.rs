@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use prometheus::{Histogram, IntCounter};
 
-use crate::config::{self, ClientTimeouts, Config, Match, RouteTimeouts};
+use crate::config::{self, ClientTimeouts, Config, Match, RouteTimeouts, Rules};
 use crate::observe::metrics::{Class, Metrics};
 use crate::routing::RouteTable;
 use crate::upstream::Pool;
@@ -41,6 +41,10 @@ pub struct Route {
     pub name: String,
     /// As configured.
     pub timeouts: RouteTimeouts,
+    /// As configured.
+    pub rules: Rules,
+    /// As configured.
+    pub path_prefix: String,
     /// Pool and the sum of the shares up to and including it.
     targets: Vec<(Arc<Target>, u32)>,
 }
@@ -123,6 +127,7 @@ fn whole_traffic(config: &Config) -> config::Route {
         name: only.clone(),
         matches: Match { path_prefix: "/".into(), ..Match::default() },
         split: vec![config::Share { pool: only, weight: 1 }],
+        rules: Rules::default(),
         timeouts: RouteTimeouts::default(),
     }
 }
@@ -142,5 +147,11 @@ fn make_route(route: &config::Route, pools: &[Arc<Pool>], metrics: &Metrics) -> 
         };
         targets.push((Arc::new(target), upto));
     }
-    Route { name: route.name.clone(), timeouts: route.timeouts, targets }
+    Route {
+        name: route.name.clone(),
+        timeouts: route.timeouts,
+        rules: route.rules.clone(),
+        path_prefix: route.matches.path_prefix.clone(),
+        targets,
+    }
 }

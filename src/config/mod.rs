@@ -26,6 +26,7 @@ mod redis;
 mod redis_url;
 mod root;
 mod route;
+mod rules;
 mod suggest;
 mod tree;
 mod units;
@@ -41,6 +42,7 @@ pub use redis::{Mode, Redis, RedisTls};
 pub use redis_url::RedisServers;
 pub use root::schema;
 pub use route::{HostPattern, Match, Route, RouteTimeouts, Share};
+pub use rules::{HeaderRules, Redirect, Rules};
 
 use problem::{Findings, Step};
 use tree::Node;

@@ -38,8 +38,8 @@ pub use self::context::Context;
 pub use self::refusal::Refusal;
 
 use crate::balance::{Policy, hash_key};
-use crate::config::HashKey;
-use crate::filters::{client, hop_by_hop, request_id, target};
+use crate::config::{HashKey, Redirect};
+use crate::filters::{client, hop_by_hop, request_id, rules, target};
 use crate::node::Node;
 use crate::proxy::deadline::{Socket, TICK};
 use crate::routing;
@@ -64,6 +64,22 @@ impl Proxy {
     /// Answers a request that cannot be passed on.
     async fn refuse(&self, session: &mut Session, ctx: &mut Context, refusal: Refusal) -> Result<bool> {
         self.answer(session, ctx, refusal).await?;
+        Ok(true)
+    }
+
+    /// Sends the client elsewhere.
+    async fn redirect(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        redirect: &Redirect,
+        prefix: &str,
+    ) -> Result<bool> {
+        let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+        let request = session.req_header();
+        let location = host_of(request).and_then(|host| rules::location(redirect, host, &request.uri, prefix, tls));
+        let Some(location) = location else { return self.refuse(session, ctx, Refusal::BadRequest).await };
+        refusal::redirect(session, redirect.status, location, ctx.request_id.as_ref()).await?;
         Ok(true)
     }
 
@@ -119,9 +135,15 @@ impl ProxyHttp for Proxy {
             path: if request.uri.path() == "*" { "/" } else { request.uri.path() },
             headers: &request.headers,
         });
-        let Some((route, target)) = route.and_then(|route| Some((route, route.draw()?))) else {
-            return self.refuse(session, ctx, Refusal::NoRoute).await;
-        };
+        let Some(route) = route else { return self.refuse(session, ctx, Refusal::NoRoute).await };
+        ctx.route = Some(route.clone());
+        if !rules::serves(&route.rules, client.address) {
+            return self.refuse(session, ctx, Refusal::Denied).await;
+        }
+        if let Some(redirect) = &route.rules.redirect {
+            return self.redirect(session, ctx, redirect, &route.path_prefix).await;
+        }
+        let Some(target) = route.draw() else { return self.refuse(session, ctx, Refusal::NoRoute).await };
         ctx.key = hash_of(&target.pool, request, client.address);
         if ctx.upgrade {
             session.set_read_timeout(route.timeouts.websocket_idle);
@@ -134,7 +156,6 @@ impl ProxyHttp for Proxy {
         let sends_body = !session.as_mut().is_body_done();
         ctx.uploading = sends_body;
         ctx.deadline = ctx.patience.map(|patience| ctx.started + patience.left(sends_body));
-        ctx.route = Some(route.clone());
         ctx.target = Some(target.clone());
         Ok(false)
     }
@@ -196,6 +217,14 @@ impl ProxyHttp for Proxy {
             request.insert_header(request_id::NAME, id.clone())?;
         }
         target::to_origin_form(request);
+        if let Some(route) = &ctx.route {
+            rules::change_request(&route.rules.request, request)?;
+            if let Some(to) = &route.rules.rewrite
+                && !rules::rewrite(request, &route.path_prefix, to)
+            {
+                return fail(ctx, Refusal::BadRequest);
+            }
+        }
         if !request.headers.contains_key(HOST)
             && let Some(server) = &ctx.server
         {
@@ -262,6 +291,9 @@ impl ProxyHttp for Proxy {
         }
         if self.node.lifecycle.is_closed() && response.status != StatusCode::SWITCHING_PROTOCOLS {
             session.set_keepalive(None);
+        }
+        if let Some(route) = &ctx.route {
+            rules::change_response(&route.rules.response, response)?;
         }
         if let Some(id) = &ctx.request_id {
             response.insert_header(request_id::NAME, id.clone())?;

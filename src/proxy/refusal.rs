@@ -2,7 +2,7 @@
 //! access log and in the metric's label.
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use http::{Method, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
@@ -22,6 +22,8 @@ pub enum Refusal {
     BadRequest,
     /// No route matches.
     NoRoute,
+    /// The route does not serve this client.
+    Denied,
     /// The client took too long to send its body.
     SlowBody,
     /// No server of the pool may be chosen.
@@ -54,6 +56,7 @@ impl Refusal {
         match self {
             Refusal::BadRequest => "bad-request",
             Refusal::NoRoute => "no-route",
+            Refusal::Denied => "denied",
             Refusal::SlowBody => "slow-body",
             Refusal::NoServer => "no-server",
             Refusal::CircuitOpen => "circuit-open",
@@ -74,6 +77,7 @@ impl Refusal {
         let code = match self {
             Refusal::BadRequest => 400,
             Refusal::NoRoute => 404,
+            Refusal::Denied => 403,
             Refusal::SlowBody => 408,
             Refusal::ClientGone => 499,
             Refusal::Internal => 500,
@@ -142,9 +146,33 @@ impl From<Unavailable> for Refusal {
 pub async fn write(session: &mut Session, refusal: Refusal, request_id: Option<&HeaderValue>) -> Result<()> {
     let text = format!("{} {}\n", refusal.status().as_u16(), refusal.name());
     let mut response = ResponseHeader::build(refusal.status(), Some(5))?;
+    response.insert_header(HEADER, refusal.name())?;
+    finish(session, response, text, request_id).await
+}
+
+/// Sends a client elsewhere.
+///
+/// # Errors
+/// The client is gone.
+pub async fn redirect(
+    session: &mut Session,
+    status: StatusCode,
+    location: HeaderValue,
+    request_id: Option<&HeaderValue>,
+) -> Result<()> {
+    let mut response = ResponseHeader::build(status, Some(5))?;
+    response.insert_header(LOCATION, location)?;
+    finish(session, response, format!("{}\n", status.as_u16()), request_id).await
+}
+
+async fn finish(
+    session: &mut Session,
+    mut response: ResponseHeader,
+    text: String,
+    request_id: Option<&HeaderValue>,
+) -> Result<()> {
     response.insert_header(CONTENT_TYPE, "text/plain")?;
     response.insert_header(CONTENT_LENGTH, text.len())?;
-    response.insert_header(HEADER, refusal.name())?;
     if let Some(id) = request_id {
         response.insert_header(request_id::NAME, id.clone())?;
     }

@@ -20,6 +20,7 @@ mod health;
 mod logs;
 mod protocol;
 mod routes;
+mod rules;
 mod shutdown;
 mod status;
 mod timeouts;
