@@ -4,11 +4,13 @@
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
+use nix::errno::Errno;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 
 use crate::filters::request_id;
+use crate::upstream::errno::os_error;
 use crate::upstream::server::Outcome;
 
 /// The header that names a refusal. Removed from what servers answer, so that it always speaks of Fairlead.
@@ -21,8 +23,18 @@ pub enum Refusal {
     BadRequest,
     /// No route matches.
     NoRoute,
+    /// The listener, or the client's address on it, has as many connections as it may have.
+    TooManyConnections,
+    /// The client took too long to send a header; the connection was closed.
+    SlowHeader,
     /// The client took too long to send its body.
     SlowBody,
+    /// The client took too long to take the response; nobody sees this one but the logs.
+    SlowReader,
+    /// The node has as many requests in flight as it may have.
+    Overloaded,
+    /// The node has no file descriptor left for a connection to a server.
+    OutOfDescriptors,
     /// No server of the pool may be chosen.
     NoServer,
     /// No connection to a server could be made.
@@ -47,7 +59,12 @@ impl Refusal {
         match self {
             Refusal::BadRequest => "bad-request",
             Refusal::NoRoute => "no-route",
+            Refusal::TooManyConnections => "too-many-connections",
+            Refusal::SlowHeader => "slow-header",
             Refusal::SlowBody => "slow-body",
+            Refusal::SlowReader => "slow-reader",
+            Refusal::Overloaded => "overloaded",
+            Refusal::OutOfDescriptors => "out-of-descriptors",
             Refusal::NoServer => "no-server",
             Refusal::ConnectFailed => "connect-failed",
             Refusal::UpstreamReset => "upstream-reset",
@@ -64,11 +81,11 @@ impl Refusal {
         let code = match self {
             Refusal::BadRequest => 400,
             Refusal::NoRoute => 404,
-            Refusal::SlowBody => 408,
-            Refusal::ClientGone => 499,
+            Refusal::SlowHeader | Refusal::SlowBody => 408,
+            Refusal::ClientGone | Refusal::SlowReader => 499,
             Refusal::Internal => 500,
             Refusal::ConnectFailed | Refusal::UpstreamReset | Refusal::UpstreamInvalid => 502,
-            Refusal::NoServer => 503,
+            Refusal::TooManyConnections | Refusal::Overloaded | Refusal::OutOfDescriptors | Refusal::NoServer => 503,
             Refusal::ResponseTimeout | Refusal::IdleTimeout => 504,
         };
         StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
@@ -78,10 +95,12 @@ impl Refusal {
     pub fn of(error: &Error) -> Refusal {
         match (error.esource(), error.etype()) {
             (ErrorSource::Downstream, ErrorType::ReadTimedout) => Refusal::SlowBody,
-            (
-                ErrorSource::Downstream,
-                ErrorType::ReadError | ErrorType::WriteError | ErrorType::WriteTimedout | ErrorType::ConnectionClosed,
-            ) => Refusal::ClientGone,
+            (ErrorSource::Downstream, ErrorType::WriteTimedout) => Refusal::SlowReader,
+            // The system has waited for the client to take something.
+            (ErrorSource::Downstream, _) if os_error(error) == Some(Errno::ETIMEDOUT) => Refusal::SlowReader,
+            (ErrorSource::Downstream, ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed) => {
+                Refusal::ClientGone
+            }
             (ErrorSource::Downstream, _) => Refusal::BadRequest,
             (ErrorSource::Upstream, kind) => match kind {
                 ErrorType::ConnectTimedout
@@ -98,6 +117,11 @@ impl Refusal {
             },
             (ErrorSource::Internal | ErrorSource::Unset, _) => Refusal::Internal,
         }
+    }
+
+    /// The client is gone, or is made to go: nothing can be told to it.
+    pub fn ends_connection(self) -> bool {
+        matches!(self, Refusal::ClientGone | Refusal::SlowReader)
     }
 
     /// What it says about the server that was tried.
@@ -150,6 +174,9 @@ mod tests {
         assert_eq!(Refusal::of(&upstream(ErrorType::InvalidHTTPHeader)), Refusal::UpstreamInvalid);
         assert_eq!(Refusal::of(&Error::new_down(ErrorType::WriteError)), Refusal::ClientGone);
         assert_eq!(Refusal::of(&Error::new_down(ErrorType::ReadTimedout)), Refusal::SlowBody);
+        assert_eq!(Refusal::of(&Error::new_down(ErrorType::WriteTimedout)), Refusal::SlowReader);
+        let stalled = Error::because(ErrorType::WriteError, "", std::io::Error::from(Errno::ETIMEDOUT));
+        assert_eq!(Refusal::of(&stalled.into_down()), Refusal::SlowReader);
         assert_eq!(Refusal::of(&Error::new_in(ErrorType::InternalError)), Refusal::Internal);
     }
 }

@@ -1,6 +1,7 @@
 //! Which servers may be chosen now: membership, addresses, health.
 
 pub mod check;
+pub mod errno;
 pub mod health;
 pub mod pool;
 pub mod resolve;
