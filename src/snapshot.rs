@@ -7,7 +7,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use prometheus::{Histogram, IntCounter};
 
-use crate::config::{self, ClientTimeouts, Config, Match, RouteTimeouts, Rules};
+use crate::config::{self, ClientLimits, ClientTimeouts, Config, Match, RouteTimeouts, Rules};
+use crate::load::connections::Gate;
 use crate::observe::metrics::{Class, Metrics};
 use crate::routing::RouteTable;
 use crate::upstream::Pool;
@@ -31,7 +32,11 @@ pub struct Listener {
     /// As configured.
     pub name: String,
     /// As configured.
+    pub limits: ClientLimits,
+    /// As configured.
     pub timeouts: ClientTimeouts,
+    /// Counts its connections. Outlives the snapshot that made it.
+    pub gate: Arc<Gate>,
 }
 
 /// A route with its pools.
@@ -83,9 +88,20 @@ impl Snapshot {
         );
         let listeners = config.listeners.iter().zip(bound);
         let listeners = listeners
-            .map(|(listener, &bound)| Listener { bound, name: listener.name.clone(), timeouts: listener.timeouts })
+            .map(|(listener, &bound)| Listener {
+                bound,
+                name: listener.name.clone(),
+                limits: listener.limits,
+                timeouts: listener.timeouts,
+                gate: Arc::new(Gate::new(listener.limits.connections, listener.limits.per_client)),
+            })
             .collect();
         Snapshot { routes: table, pools, listeners, trusted: config.trusted_proxies.clone() }
+    }
+
+    /// All listeners, in the file's order.
+    pub fn listeners(&self) -> &[Listener] {
+        &self.listeners
     }
 
     /// The listener that a connection to `local` came in by: its own address before a wildcard on its port.

@@ -34,7 +34,7 @@ mod variables;
 mod yaml;
 
 pub use health::{Check, Health};
-pub use listener::{ClientTimeouts, Listener};
+pub use listener::{ClientLimits, ClientTimeouts, Listener};
 pub use pool::{Address, HashKey, Pool, Queue, Server, Upstream};
 pub use problem::{Problem, Problems};
 pub use process::{AccessFormat, AccessLog, Admin, Log, LogFormat, Shutdown};
@@ -68,6 +68,8 @@ pub struct Config {
     pub access_log: Option<AccessLog>,
     /// How the process ends.
     pub shutdown: Shutdown,
+    /// Requests at once on this node. None: no limit.
+    pub max_in_flight: Option<usize>,
     /// Worker threads of the proxy; 0 = one per core.
     pub threads: usize,
 }

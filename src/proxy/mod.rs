@@ -19,6 +19,8 @@ mod context;
 pub mod deadline;
 mod record;
 mod refusal;
+mod slow;
+mod turn_away;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,6 +46,7 @@ use crate::node::Node;
 use crate::proxy::deadline::{Socket, TICK};
 use crate::routing;
 use crate::upstream::Pool;
+use crate::upstream::errno::out_of_descriptors;
 
 /// Attempts that a connection which cannot be made may cost: one, and one on another server.
 const CONNECT_ATTEMPTS: usize = 2;
@@ -95,6 +98,7 @@ impl ProxyHttp for Proxy {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
+        slow::header_arrived();
         Context::new(&self.node)
     }
 
@@ -110,6 +114,7 @@ impl ProxyHttp for Proxy {
             let timeouts = listener.timeouts;
             session.set_read_timeout(Some(timeouts.body));
             session.set_write_timeout(Some(timeouts.write));
+            session.set_total_drain_timeout(Some(timeouts.body));
             // Pingora forgets the keepalive timeout after a connection's first request.
             if !self.node.lifecycle.is_closed() && session.get_keepalive().is_some() {
                 session.set_keepalive(Some(timeouts.keepalive.as_secs().max(1)));
@@ -123,6 +128,12 @@ impl ProxyHttp for Proxy {
         ctx.request_id = Some(request_id::of(&request.headers, client.trusted));
         ctx.client = Some(client);
         ctx.upgrade = asks_for_upgrade(request);
+        if let Some(listener) = listener {
+            ctx.pace = slow::Pace::of(&listener.limits, &listener.timeouts, request, ctx.upgrade);
+        }
+        if !ctx.enter() {
+            return self.refuse(session, ctx, Refusal::Overloaded).await;
+        }
 
         let host = host_of(request);
         if host.is_none() && request.version == Version::HTTP_11 {
@@ -236,7 +247,7 @@ impl ProxyHttp for Proxy {
 
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
         ctx: &mut Context,
@@ -247,6 +258,9 @@ impl ProxyHttp for Proxy {
         {
             ctx.uploading = !end_of_stream;
             ctx.postpone(Instant::now() + patience.left(!end_of_stream));
+        }
+        if slow::sends_too_slowly(&mut ctx.pace, session, body.as_ref(), end_of_stream) {
+            return fail(ctx, Refusal::SlowBody);
         }
         Ok(())
     }
@@ -301,6 +315,17 @@ impl ProxyHttp for Proxy {
         Ok(())
     }
 
+    fn response_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Context,
+    ) -> Result<Option<Duration>> {
+        slow::give_time(&mut ctx.pace, session, body.as_ref());
+        Ok(None)
+    }
+
     /// Nothing was sent: any request may go to another server.
     fn fail_to_connect(
         &self,
@@ -309,6 +334,13 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
+        if out_of_descriptors(&error) {
+            // Our own trouble, which another server would not end.
+            ctx.end_attempt(Some(Refusal::OutOfDescriptors));
+            ctx.failure = Some(Refusal::OutOfDescriptors);
+            error.set_retry(false);
+            return error;
+        }
         ctx.end_attempt(Some(Refusal::ConnectFailed));
         let in_time = ctx.deadline.is_none_or(|deadline| Instant::now() < deadline);
         ctx.failure = Some(if in_time { Refusal::ConnectFailed } else { Refusal::ResponseTimeout });
@@ -359,7 +391,7 @@ impl ProxyHttp for Proxy {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
         let refusal = *ctx.failure.get_or_insert(Refusal::of(error));
-        let nobody_listens = refusal == Refusal::ClientGone || final_response(session).is_some();
+        let nobody_listens = refusal.ends_connection() || final_response(session).is_some();
         if nobody_listens {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }

@@ -4,12 +4,14 @@
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use http::{Method, StatusCode};
+use nix::errno::Errno;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 
 use crate::filters::request_id;
 use crate::upstream::admission::Unavailable;
+use crate::upstream::errno::os_error;
 use crate::upstream::server::Outcome;
 
 /// The header that names a refusal. Removed from what servers answer, so that it always speaks of Fairlead.
@@ -24,8 +26,18 @@ pub enum Refusal {
     NoRoute,
     /// The route does not serve this client.
     Denied,
+    /// The listener, or the client's address on it, has as many connections as it may have.
+    TooManyConnections,
+    /// The client took too long to send a header; the connection was closed.
+    SlowHeader,
     /// The client took too long to send its body.
     SlowBody,
+    /// The client took too long to take the response; nobody sees this one but the logs.
+    SlowReader,
+    /// The node has as many requests in flight as it may have.
+    Overloaded,
+    /// The node has no file descriptor left for a connection to a server.
+    OutOfDescriptors,
     /// No server of the pool may be chosen.
     NoServer,
     /// No server of the pool works, and a few other requests find out whether one does again.
@@ -57,7 +69,12 @@ impl Refusal {
             Refusal::BadRequest => "bad-request",
             Refusal::NoRoute => "no-route",
             Refusal::Denied => "denied",
+            Refusal::TooManyConnections => "too-many-connections",
+            Refusal::SlowHeader => "slow-header",
             Refusal::SlowBody => "slow-body",
+            Refusal::SlowReader => "slow-reader",
+            Refusal::Overloaded => "overloaded",
+            Refusal::OutOfDescriptors => "out-of-descriptors",
             Refusal::NoServer => "no-server",
             Refusal::CircuitOpen => "circuit-open",
             Refusal::QueueFull => "queue-full",
@@ -78,10 +95,11 @@ impl Refusal {
             Refusal::BadRequest => 400,
             Refusal::NoRoute => 404,
             Refusal::Denied => 403,
-            Refusal::SlowBody => 408,
-            Refusal::ClientGone => 499,
+            Refusal::SlowHeader | Refusal::SlowBody => 408,
+            Refusal::ClientGone | Refusal::SlowReader => 499,
             Refusal::Internal => 500,
             Refusal::ConnectFailed | Refusal::UpstreamReset | Refusal::UpstreamInvalid => 502,
+            Refusal::TooManyConnections | Refusal::Overloaded | Refusal::OutOfDescriptors => 503,
             Refusal::NoServer | Refusal::CircuitOpen | Refusal::QueueFull | Refusal::QueueTimeout => 503,
             Refusal::ResponseTimeout | Refusal::IdleTimeout => 504,
         };
@@ -92,10 +110,12 @@ impl Refusal {
     pub fn of(error: &Error) -> Refusal {
         match (error.esource(), error.etype()) {
             (ErrorSource::Downstream, ErrorType::ReadTimedout) => Refusal::SlowBody,
-            (
-                ErrorSource::Downstream,
-                ErrorType::ReadError | ErrorType::WriteError | ErrorType::WriteTimedout | ErrorType::ConnectionClosed,
-            ) => Refusal::ClientGone,
+            (ErrorSource::Downstream, ErrorType::WriteTimedout) => Refusal::SlowReader,
+            // The system has waited for the client to take something.
+            (ErrorSource::Downstream, _) if os_error(error) == Some(Errno::ETIMEDOUT) => Refusal::SlowReader,
+            (ErrorSource::Downstream, ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed) => {
+                Refusal::ClientGone
+            }
             (ErrorSource::Downstream, _) => Refusal::BadRequest,
             (ErrorSource::Upstream, kind) => match kind {
                 ErrorType::ConnectTimedout
@@ -112,6 +132,11 @@ impl Refusal {
             },
             (ErrorSource::Internal | ErrorSource::Unset, _) => Refusal::Internal,
         }
+    }
+
+    /// The client is gone, or is made to go: nothing can be told to it.
+    pub fn ends_connection(self) -> bool {
+        matches!(self, Refusal::ClientGone | Refusal::SlowReader)
     }
 
     /// What it says about the server that was tried.
@@ -200,6 +225,9 @@ mod tests {
         assert_eq!(Refusal::of(&upstream(ErrorType::InvalidHTTPHeader)), Refusal::UpstreamInvalid);
         assert_eq!(Refusal::of(&Error::new_down(ErrorType::WriteError)), Refusal::ClientGone);
         assert_eq!(Refusal::of(&Error::new_down(ErrorType::ReadTimedout)), Refusal::SlowBody);
+        assert_eq!(Refusal::of(&Error::new_down(ErrorType::WriteTimedout)), Refusal::SlowReader);
+        let stalled = Error::because(ErrorType::WriteError, "", std::io::Error::from(Errno::ETIMEDOUT));
+        assert_eq!(Refusal::of(&stalled.into_down()), Refusal::SlowReader);
         assert_eq!(Refusal::of(&Error::new_in(ErrorType::InternalError)), Refusal::Internal);
     }
 }
