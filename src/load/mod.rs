@@ -8,6 +8,8 @@ pub mod fleet;
 mod ledger;
 mod queue;
 pub mod redis;
+#[cfg(test)]
+mod testing;
 
 pub use ledger::{Lease, Ledger};
 pub use queue::{Left, Queue};

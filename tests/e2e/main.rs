@@ -12,6 +12,7 @@ mod demo_fleet;
 mod failover;
 mod fleet_accounting;
 mod fleet_faults;
+mod fleet_return;
 mod fleet_start;
 mod fleet_view;
 mod forwarding;
