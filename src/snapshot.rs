@@ -2,12 +2,14 @@
 //! held by a request to its end.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use prometheus::{Histogram, IntCounter};
 
-use crate::config::{self, ClientTimeouts, Config, Match, RouteTimeouts};
+use crate::config::{self, ClientTimeouts, Config, Match, Retry, RouteTimeouts};
+use crate::load::Traffic;
 use crate::observe::metrics::{Class, Metrics};
 use crate::routing::RouteTable;
 use crate::upstream::Pool;
@@ -17,6 +19,8 @@ use crate::upstream::Pool;
 pub struct Snapshot {
     /// Who serves what.
     pub routes: RouteTable<Arc<Route>>,
+    /// All routes, in the file's order.
+    pub all_routes: Vec<Arc<Route>>,
     /// All pools, in the file's order.
     pub pools: Vec<Arc<Pool>>,
     listeners: Vec<Listener>,
@@ -41,6 +45,10 @@ pub struct Route {
     pub name: String,
     /// As configured.
     pub timeouts: RouteTimeouts,
+    /// As configured.
+    pub retry: Retry,
+    /// Its requests.
+    pub traffic: Arc<Traffic>,
     /// Pool and the sum of the shares up to and including it.
     targets: Vec<(Arc<Target>, u32)>,
 }
@@ -50,13 +58,39 @@ pub struct Route {
 pub struct Target {
     /// Who serves.
     pub pool: Arc<Pool>,
+    /// The route's requests.
+    pub traffic: Arc<Traffic>,
     /// `fairlead_requests_total` by class.
     pub requests: [IntCounter; Class::COUNT],
     /// `fairlead_request_duration_seconds`.
     pub duration: Histogram,
 }
 
+/// A request on its route: live until this is dropped.
+#[derive(Debug)]
+pub struct Visit(Arc<Route>);
+
+impl Deref for Visit {
+    type Target = Route;
+
+    fn deref(&self) -> &Route {
+        &self.0
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.0.traffic.end();
+    }
+}
+
 impl Route {
+    /// A request begins.
+    pub fn visit(self: &Arc<Self>) -> Visit {
+        self.traffic.begin();
+        Visit(self.clone())
+    }
+
     /// Draws a pool by the route's shares.
     pub fn draw(&self) -> Option<&Arc<Target>> {
         if let [(only, _)] = self.targets.as_slice() {
@@ -74,14 +108,14 @@ impl Snapshot {
         let pools: Vec<_> = config.pools.iter().map(|pool| Arc::new(Pool::new(pool.clone(), metrics))).collect();
         let whole = whole_traffic(config);
         let routes = if config.routes.is_empty() { std::slice::from_ref(&whole) } else { &config.routes };
-        let table = RouteTable::new(
-            routes.iter().map(|route| (route.matches.clone(), Arc::new(make_route(route, &pools, metrics)))),
-        );
+        let all_routes: Vec<_> = routes.iter().map(|route| Arc::new(make_route(route, &pools, metrics))).collect();
+        let matches = routes.iter().map(|route| route.matches.clone());
+        let table = RouteTable::new(matches.zip(all_routes.iter().cloned()));
         let listeners = config.listeners.iter().zip(bound);
         let listeners = listeners
             .map(|(listener, &bound)| Listener { bound, name: listener.name.clone(), timeouts: listener.timeouts })
             .collect();
-        Snapshot { routes: table, pools, listeners, trusted: config.trusted_proxies.clone() }
+        Snapshot { routes: table, all_routes, pools, listeners, trusted: config.trusted_proxies.clone() }
     }
 
     /// The listener that a connection to `local` came in by: its own address before a wildcard on its port.
@@ -124,10 +158,12 @@ fn whole_traffic(config: &Config) -> config::Route {
         matches: Match { path_prefix: "/".into(), ..Match::default() },
         split: vec![config::Share { pool: only, weight: 1 }],
         timeouts: RouteTimeouts::default(),
+        retry: Retry::default(),
     }
 }
 
 fn make_route(route: &config::Route, pools: &[Arc<Pool>], metrics: &Metrics) -> Route {
+    let traffic = Arc::new(Traffic::new(route.retry.budget));
     let mut upto = 0;
     let mut targets = Vec::new();
     for share in &route.split {
@@ -137,10 +173,11 @@ fn make_route(route: &config::Route, pools: &[Arc<Pool>], metrics: &Metrics) -> 
         let counter = |class: Class| metrics.requests.with_label_values(&[labels[0], labels[1], class.as_str()]);
         let target = Target {
             pool: pool.clone(),
+            traffic: traffic.clone(),
             requests: Class::ALL.map(counter),
             duration: metrics.duration.with_label_values(&labels),
         };
         targets.push((Arc::new(target), upto));
     }
-    Route { name: route.name.clone(), timeouts: route.timeouts, targets }
+    Route { name: route.name.clone(), timeouts: route.timeouts, retry: route.retry.clone(), traffic, targets }
 }

@@ -24,6 +24,7 @@ mod process;
 mod quick;
 mod redis;
 mod redis_url;
+mod retry;
 mod root;
 mod route;
 mod suggest;
@@ -39,6 +40,7 @@ pub use problem::{Problem, Problems};
 pub use process::{AccessFormat, AccessLog, Admin, Log, LogFormat, Shutdown};
 pub use redis::{Mode, Redis, RedisTls};
 pub use redis_url::RedisServers;
+pub use retry::{Backoff, PerTry, Retry, RetryBudget, RetryOn};
 pub use root::schema;
 pub use route::{HostPattern, Match, Route, RouteTimeouts, Share};
 

@@ -6,5 +6,7 @@
 pub mod fleet;
 mod ledger;
 pub mod redis;
+pub mod traffic;
 
 pub use ledger::{Lease, Ledger};
+pub use traffic::{Permit, Traffic};

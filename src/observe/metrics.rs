@@ -21,6 +21,8 @@ pub struct Metrics {
     pub attempts: IntCounterVec,
     /// Attempts beyond the first, by pool and reason.
     pub retries: IntCounterVec,
+    /// Retries that the budget did not allow, by pool.
+    pub retries_refused: IntCounterVec,
     /// Requests that Fairlead answered itself, by name of the refusal.
     pub refused: IntCounterVec,
     /// Requests in flight by pool, server and scope; set when scraped.
@@ -72,6 +74,11 @@ impl Metrics {
             duration,
             attempts: counters("fairlead_attempts_total", "Requests sent to servers", &["pool", "server", "result"])?,
             retries: counters("fairlead_retries_total", "Attempts beyond the first", &["pool", "reason"])?,
+            retries_refused: counters(
+                "fairlead_retries_refused_total",
+                "Retries that the budget did not allow",
+                &["pool"],
+            )?,
             refused: counters("fairlead_refused_total", "Requests that Fairlead answered itself", &["reason"])?,
             in_flight: gauges("fairlead_in_flight", "Requests in flight", &["pool", "server", "scope"])?,
             server_up: gauges("fairlead_server_up", "Whether a server may be chosen", &["pool", "server"])?,

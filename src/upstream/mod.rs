@@ -4,6 +4,7 @@ pub mod check;
 pub mod health;
 pub mod pool;
 pub mod resolve;
+pub mod rhythm;
 pub mod server;
 
 pub use pool::Pool;
