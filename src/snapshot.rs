@@ -8,8 +8,9 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use prometheus::{Histogram, IntCounter};
 
-use crate::config::{self, ClientTimeouts, Config, Match, Retry, RouteTimeouts};
+use crate::config::{self, ClientLimits, ClientTimeouts, Config, Match, Retry, RouteTimeouts, Rules};
 use crate::load::Traffic;
+use crate::load::connections::Gate;
 use crate::observe::metrics::{Class, Metrics};
 use crate::routing::RouteTable;
 use crate::upstream::Pool;
@@ -35,7 +36,11 @@ pub struct Listener {
     /// As configured.
     pub name: String,
     /// As configured.
+    pub limits: ClientLimits,
+    /// As configured.
     pub timeouts: ClientTimeouts,
+    /// Counts its connections. Outlives the snapshot that made it.
+    pub gate: Arc<Gate>,
 }
 
 /// A route with its pools.
@@ -49,6 +54,10 @@ pub struct Route {
     pub retry: Retry,
     /// Its requests.
     pub traffic: Arc<Traffic>,
+    /// As configured.
+    pub rules: Rules,
+    /// As configured.
+    pub path_prefix: String,
     /// Pool and the sum of the shares up to and including it.
     targets: Vec<(Arc<Target>, u32)>,
 }
@@ -113,9 +122,20 @@ impl Snapshot {
         let table = RouteTable::new(matches.zip(all_routes.iter().cloned()));
         let listeners = config.listeners.iter().zip(bound);
         let listeners = listeners
-            .map(|(listener, &bound)| Listener { bound, name: listener.name.clone(), timeouts: listener.timeouts })
+            .map(|(listener, &bound)| Listener {
+                bound,
+                name: listener.name.clone(),
+                limits: listener.limits,
+                timeouts: listener.timeouts,
+                gate: Arc::new(Gate::new(listener.limits.connections, listener.limits.per_client)),
+            })
             .collect();
         Snapshot { routes: table, all_routes, pools, listeners, trusted: config.trusted_proxies.clone() }
+    }
+
+    /// All listeners, in the file's order.
+    pub fn listeners(&self) -> &[Listener] {
+        &self.listeners
     }
 
     /// The listener that a connection to `local` came in by: its own address before a wildcard on its port.
@@ -157,6 +177,7 @@ fn whole_traffic(config: &Config) -> config::Route {
         name: only.clone(),
         matches: Match { path_prefix: "/".into(), ..Match::default() },
         split: vec![config::Share { pool: only, weight: 1 }],
+        rules: Rules::default(),
         timeouts: RouteTimeouts::default(),
         retry: Retry::default(),
     }
@@ -179,5 +200,13 @@ fn make_route(route: &config::Route, pools: &[Arc<Pool>], metrics: &Metrics) -> 
         };
         targets.push((Arc::new(target), upto));
     }
-    Route { name: route.name.clone(), timeouts: route.timeouts, retry: route.retry.clone(), traffic, targets }
+    Route {
+        name: route.name.clone(),
+        timeouts: route.timeouts,
+        rules: route.rules.clone(),
+        path_prefix: route.matches.path_prefix.clone(),
+        retry: route.retry.clone(),
+        traffic,
+        targets,
+    }
 }

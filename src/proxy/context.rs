@@ -8,14 +8,18 @@ use http::HeaderValue;
 use smallvec::SmallVec;
 
 use crate::filters::client::Client;
+use crate::load::connections::Pass;
 use crate::load::{Lease, Permit};
 use crate::node::Node;
 use crate::proxy::Patience;
 use crate::proxy::deadline::{Socket, Ticket};
 use crate::proxy::per_try::{Over, Wait};
 use crate::proxy::refusal::Refusal;
+use crate::proxy::slow::Pace;
 use crate::snapshot::{Snapshot, Target, Visit};
 use crate::upstream::Server;
+use crate::upstream::admission::Seat;
+use crate::upstream::circuit::Trial;
 use crate::upstream::pool::Tried;
 use crate::upstream::server::{Ended, Outcome};
 
@@ -60,6 +64,10 @@ pub struct Context {
     pub failure: Option<Refusal>,
     /// Time to the response header of the last attempt.
     pub to_header: Option<Duration>,
+    /// How fast the client is.
+    pub(super) pace: Pace,
+    /// Its place among those that `max_in_flight` admits.
+    place: Option<Pass>,
     node: Arc<Node>,
     attempt: Option<Attempt>,
 }
@@ -68,6 +76,8 @@ pub struct Context {
 #[derive(Debug)]
 struct Attempt {
     lease: Lease<Server>,
+    /// The pool's circuit was not closed when it began.
+    trial: Option<Trial>,
     began: Instant,
     /// None: the client still sends its body.
     sent: Option<Instant>,
@@ -112,17 +122,27 @@ impl Context {
             granted: None,
             failure: None,
             to_header: None,
+            pace: Pace::default(),
+            place: None,
             node: node.clone(),
             attempt: None,
         }
     }
 
+    /// Counts the request on the node. False: there are too many already.
+    pub fn enter(&mut self) -> bool {
+        let Some(gate) = &self.node.in_flight else { return true };
+        self.place = gate.enter(None).ok();
+        self.place.is_some()
+    }
+
     /// An attempt begins; the last must have ended.
-    pub fn begin_attempt(&mut self, lease: Lease<Server>) {
+    pub fn begin_attempt(&mut self, Seat { lease, trial }: Seat) {
         self.to_header = None;
         let began = Instant::now();
         let sent = (!self.uploading).then_some(began);
-        self.attempt = Some(Attempt { lease, began, sent, ticket: None, status: 0, first_byte: None, told: false });
+        let (first_byte, told) = (None, false);
+        self.attempt = Some(Attempt { lease, trial, began, sent, ticket: None, status: 0, first_byte, told });
     }
 
     /// Attempts begun.
@@ -188,6 +208,12 @@ impl Context {
         if let (Some(took), Some(target)) = (attempt.first_byte, &self.target) {
             target.traffic.record(took);
         }
+        if attempt.trial.is_some()
+            && status < 500
+            && let Some(target) = &self.target
+        {
+            target.pool.circuit.learned(true);
+        }
         self.disarm().map_or(Ok(()), Err)
     }
 
@@ -214,6 +240,12 @@ impl Context {
         let server = attempt.lease.holder();
         server.observe_attempt(&Ended { outcome, began, to_header: self.to_header, first_byte, told });
         self.made.push(Made { server: server.clone(), outcome, took: now.saturating_duration_since(began) });
+        if attempt.trial.is_some()
+            && outcome.is_error()
+            && let Some(target) = &self.target
+        {
+            target.pool.circuit.learned(false);
+        }
     }
 
     /// Stops watching the wait for a header. Some: it was over, and the connection has been shut down.
@@ -258,7 +290,7 @@ mod tests {
 
     fn begin(ctx: &mut Context) {
         let server = ctx.snapshot.pools[0].servers[0].clone();
-        ctx.begin_attempt(Lease::take(server));
+        ctx.begin_attempt(Seat { lease: Lease::take(server), trial: None });
     }
 
     #[test]

@@ -22,14 +22,16 @@ pub mod per_try;
 mod record;
 mod refusal;
 pub mod retry;
+mod slow;
+mod turn_away;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, Method, StatusCode, Version};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::{Method, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
@@ -41,14 +43,16 @@ pub use self::context::Context;
 pub use self::refusal::Refusal;
 
 use crate::balance::{Policy, hash_key};
-use crate::config::HashKey;
-use crate::filters::{client, hop_by_hop, request_id, target};
+use crate::config::{HashKey, Redirect};
+use crate::filters::stream::is_stream;
+use crate::filters::{client, hop_by_hop, request_id, rules, target};
 use crate::node::Node;
 use crate::proxy::again::{is_repeatable, prefer_untried};
 use crate::proxy::deadline::{Socket, TICK};
 use crate::proxy::retry::Fault;
 use crate::routing;
 use crate::upstream::Pool;
+use crate::upstream::errno::out_of_descriptors;
 
 /// The proxy of one node.
 pub struct Proxy {
@@ -67,6 +71,22 @@ impl Proxy {
         Ok(true)
     }
 
+    /// Sends the client elsewhere.
+    async fn redirect(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        redirect: &Redirect,
+        prefix: &str,
+    ) -> Result<bool> {
+        let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+        let request = session.req_header();
+        let location = host_of(request).and_then(|host| rules::location(redirect, host, &request.uri, prefix, tls));
+        let Some(location) = location else { return self.refuse(session, ctx, Refusal::BadRequest).await };
+        refusal::redirect(session, redirect.status, location, ctx.request_id.as_ref()).await?;
+        Ok(true)
+    }
+
     async fn answer(&self, session: &mut Session, ctx: &mut Context, refusal: Refusal) -> Result<()> {
         ctx.failure = Some(refusal);
         self.node.metrics.refused.with_label_values(&[refusal.name()]).inc();
@@ -79,6 +99,7 @@ impl ProxyHttp for Proxy {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
+        slow::header_arrived();
         Context::new(&self.node)
     }
 
@@ -94,6 +115,7 @@ impl ProxyHttp for Proxy {
             let timeouts = listener.timeouts;
             session.set_read_timeout(Some(timeouts.body));
             session.set_write_timeout(Some(timeouts.write));
+            session.set_total_drain_timeout(Some(timeouts.body));
             // Pingora forgets the keepalive timeout after a connection's first request.
             if !self.node.lifecycle.is_closed() && session.get_keepalive().is_some() {
                 session.set_keepalive(Some(timeouts.keepalive.as_secs().max(1)));
@@ -107,7 +129,13 @@ impl ProxyHttp for Proxy {
         ctx.request_id = Some(request_id::of(&request.headers, client.trusted));
         ctx.client = Some(client);
         ctx.upgrade = asks_for_upgrade(request);
+        if let Some(listener) = listener {
+            ctx.pace = slow::Pace::of(&listener.limits, &listener.timeouts, request, ctx.upgrade);
+        }
         ctx.comparable = !ctx.upgrade && !is_stream(&request.headers);
+        if !ctx.enter() {
+            return self.refuse(session, ctx, Refusal::Overloaded).await;
+        }
 
         let host = host_of(request);
         if host.is_none() && request.version == Version::HTTP_11 {
@@ -120,9 +148,15 @@ impl ProxyHttp for Proxy {
             path: if request.uri.path() == "*" { "/" } else { request.uri.path() },
             headers: &request.headers,
         });
-        let Some((route, target)) = route.and_then(|route| Some((route, route.draw()?))) else {
-            return self.refuse(session, ctx, Refusal::NoRoute).await;
-        };
+        let Some(route) = route else { return self.refuse(session, ctx, Refusal::NoRoute).await };
+        ctx.route = Some(route.visit());
+        if !rules::serves(&route.rules, client.address) {
+            return self.refuse(session, ctx, Refusal::Denied).await;
+        }
+        if let Some(redirect) = &route.rules.redirect {
+            return self.redirect(session, ctx, redirect, &route.path_prefix).await;
+        }
+        let Some(target) = route.draw() else { return self.refuse(session, ctx, Refusal::NoRoute).await };
         ctx.key = hash_of(&target.pool, request, client.address);
         if ctx.upgrade {
             session.set_read_timeout(route.timeouts.websocket_idle);
@@ -135,7 +169,6 @@ impl ProxyHttp for Proxy {
         let sends_body = !session.as_mut().is_body_done();
         ctx.uploading = sends_body;
         ctx.deadline = ctx.patience.map(|patience| ctx.started + patience.left(sends_body));
-        ctx.route = Some(route.visit());
         ctx.target = Some(target.clone());
         Ok(false)
     }
@@ -153,21 +186,24 @@ impl ProxyHttp for Proxy {
             return fail(ctx, Refusal::Internal);
         };
         let timeouts = route.timeouts;
-        let lease = target.pool.acquire(&ctx.tried, ctx.key).await;
-        let Some((mut peer, lease)) = lease.and_then(|lease| Some((lease.holder().peer()?, lease))) else {
-            let refusal = ctx.failure.unwrap_or(Refusal::NoServer);
-            return fail(ctx, refusal);
+        let left = ctx.left().unwrap_or(Duration::MAX);
+        let seat = target.pool.acquire(&ctx.tried, ctx.key, left, client_left(session)).await;
+        let seat = match seat {
+            Ok(seat) => seat,
+            // Where an attempt has failed already, that is what the client should hear of.
+            Err(why) => return fail(ctx, ctx.failure.unwrap_or(why.into())),
         };
+        let Some(mut peer) = seat.lease.holder().peer() else { return fail(ctx, Refusal::NoServer) };
         let idle = if ctx.upgrade { timeouts.websocket_idle } else { timeouts.idle };
         peer.options.read_timeout = idle;
         peer.options.write_timeout = idle;
-        if let Some(left) = ctx.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+        if let Some(left) = ctx.left() {
             for limit in [&mut peer.options.connection_timeout, &mut peer.options.total_connection_timeout] {
                 *limit = limit.map(|limit| limit.min(left.max(TICK)));
             }
         }
         ctx.failure = None;
-        ctx.begin_attempt(lease);
+        ctx.begin_attempt(seat);
         Ok(peer)
     }
 
@@ -202,6 +238,14 @@ impl ProxyHttp for Proxy {
             request.insert_header(request_id::NAME, id.clone())?;
         }
         target::to_origin_form(request);
+        if let Some(route) = &ctx.route {
+            rules::change_request(&route.rules.request, request)?;
+            if let Some(to) = &route.rules.rewrite
+                && !rules::rewrite(request, &route.path_prefix, to)
+            {
+                return fail(ctx, Refusal::BadRequest);
+            }
+        }
         if !request.headers.contains_key(HOST)
             && let Some(server) = ctx.server()
         {
@@ -214,7 +258,7 @@ impl ProxyHttp for Proxy {
     async fn request_body_filter(
         &self,
         session: &mut Session,
-        _body: &mut Option<Bytes>,
+        body: &mut Option<Bytes>,
         end_of_stream: bool,
         ctx: &mut Context,
     ) -> Result<()> {
@@ -222,6 +266,9 @@ impl ProxyHttp for Proxy {
         if ctx.uploading {
             let repeatable = is_repeatable(session, ctx);
             ctx.uploaded(end_of_stream, repeatable);
+        }
+        if slow::sends_too_slowly(&mut ctx.pace, session, body.as_ref(), end_of_stream) {
+            return fail(ctx, Refusal::SlowBody);
         }
         Ok(())
     }
@@ -278,10 +325,24 @@ impl ProxyHttp for Proxy {
         if self.node.lifecycle.is_closed() && response.status != StatusCode::SWITCHING_PROTOCOLS {
             session.set_keepalive(None);
         }
+        if let Some(route) = &ctx.route {
+            rules::change_response(&route.rules.response, response)?;
+        }
         if let Some(id) = &ctx.request_id {
             response.insert_header(request_id::NAME, id.clone())?;
         }
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Context,
+    ) -> Result<Option<Duration>> {
+        slow::give_time(&mut ctx.pace, session, body.as_ref());
+        Ok(None)
     }
 
     /// Nothing was sent: any request may go to another server.
@@ -292,6 +353,13 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
+        if out_of_descriptors(&error) {
+            // Our own trouble, which another server would not end.
+            ctx.end_attempt(Some(Refusal::OutOfDescriptors));
+            ctx.failure = Some(Refusal::OutOfDescriptors);
+            error.set_retry(false);
+            return error;
+        }
         ctx.end_attempt(Some(Refusal::ConnectFailed));
         let in_time = ctx.left().is_none_or(|left| !left.is_zero());
         ctx.failure = Some(if in_time { Refusal::ConnectFailed } else { Refusal::ResponseTimeout });
@@ -327,7 +395,7 @@ impl ProxyHttp for Proxy {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
         let refusal = *ctx.failure.get_or_insert(Refusal::of(error));
-        let nobody_listens = refusal == Refusal::ClientGone || final_response(session).is_some();
+        let nobody_listens = refusal.ends_connection() || final_response(session).is_some();
         if nobody_listens {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
@@ -393,16 +461,6 @@ async fn client_left(session: &mut Session) {
     }
     // Pipelined bytes are kept for the next request; after them there is silence.
     while let Ok(Some(_)) = session.read_body_or_idle(true).await {}
-}
-
-/// Whether the time to a message's header says nothing, since the rest of it is a stream.
-fn is_stream(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|kind| {
-        let kind = kind.as_bytes();
-        [&b"application/grpc"[..], b"text/event-stream"]
-            .iter()
-            .any(|stream| kind.get(..stream.len()).is_some_and(|start| start.eq_ignore_ascii_case(stream)))
-    })
 }
 
 /// Ends a request with a refusal that `fail_to_proxy` will write.

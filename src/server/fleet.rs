@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 
 use crate::balance::Policy;
 use crate::config;
@@ -13,7 +12,11 @@ use crate::load::redis::calls::Terms;
 use crate::load::redis::client::Client;
 use crate::node::Node;
 use crate::observe::fleet::FleetMetrics;
-use crate::upstream::Pool;
+use crate::upstream::admission::Limits;
+use crate::upstream::{Pool, Server};
+
+/// Where all servers are full: requests of a pool that ask Redis for room at the same time, and share its calls.
+const ASK_AT_ONCE: usize = 32;
 
 /// Joins from where the exchanges shall run.
 ///
@@ -55,7 +58,8 @@ async fn join(node: &Arc<Node>, redis: &config::Redis) {
         Ok(client) => client,
         Err(error) => return log::error!(error = error.to_string(); "cannot_use_redis"),
     };
-    tokio::spawn(watch(client.clone(), metrics.clone()));
+    tokio::spawn(show(client.clone(), metrics.clone()));
+    tokio::spawn(watch(client.clone()));
     let incarnation = incarnation();
     let active_pools = Arc::new(AtomicU32::new(0));
     let mut exchanges = Vec::new();
@@ -64,10 +68,11 @@ async fn join(node: &Arc<Node>, redis: &config::Redis) {
         let Some(queue) = pool.take_queue() else { continue };
         let (command, commands) = mpsc::unbounded_channel();
         let (first_view, view) = oneshot::channel();
+        keep_limits(pool, redis.mode);
         let settings = settings(pool, redis, &incarnation, &active_pools);
         let exchange =
             Exchange::new(settings, client.clone(), pool.share.clone(), queue, commands, first_view, metrics.clone());
-        tokio::spawn(guard(tokio::spawn(exchange.run()), pool.clone()));
+        tokio::spawn(exchange.run());
         exchanges.push(command);
         views.push(view);
     }
@@ -83,17 +88,17 @@ async fn join(node: &Arc<Node>, redis: &config::Redis) {
     }
 }
 
-/// Requests do not notice the end of an exchange; whoever reads the log should.
-async fn guard(exchange: JoinHandle<()>, pool: Arc<Pool>) {
-    let failed = exchange.await.is_err_and(|error| error.is_panic());
-    pool.share.abandon();
-    if failed {
-        log::error!(pool = pool.config.name; "exchange_failed");
+/// How `max_in_flight` is kept from now on.
+fn keep_limits(pool: &Pool, mode: config::Mode) {
+    let asked = pool.config.balance == Policy::LeastLoad && mode != config::Mode::Batched;
+    pool.set_limits(if asked { Limits::Asked } else { Limits::Seen });
+    if let (true, Some(queue)) = (asked, &pool.queue) {
+        queue.widen(ASK_AT_ONCE - 1);
     }
 }
 
 fn settings(pool: &Pool, redis: &config::Redis, incarnation: &str, active_pools: &Arc<AtomicU32>) -> Settings {
-    let terms = |weight: u32| Terms { weight: f64::from(weight), cap: 0 };
+    let terms = |server: &Server| Terms { weight: f64::from(server.weight), cap: server.max_in_flight.unwrap_or(0) };
     Settings {
         pool: pool.config.name.clone(),
         namespace: redis.namespace.clone(),
@@ -103,7 +108,7 @@ fn settings(pool: &Pool, redis: &config::Redis, incarnation: &str, active_pools:
         timeout: redis.timeout,
         max_calls: redis.max_calls,
         active_pools: active_pools.clone(),
-        servers: pool.servers.iter().map(|server| (server.name.clone(), terms(server.weight))).collect(),
+        servers: pool.servers.iter().map(|server| (server.name.clone(), terms(server))).collect(),
     }
 }
 
@@ -114,13 +119,23 @@ fn incarnation() -> String {
     format!("{host}-{}-{:08x}", std::process::id(), fastrand::u32(..))
 }
 
-/// Keeps the metric, and looks whether Redis may throw counts away.
-async fn watch(client: Client, metrics: FleetMetrics) {
+/// Keeps the metric.
+async fn show(client: Client, metrics: FleetMetrics) {
+    let mut well = client.well();
+    loop {
+        metrics.set_up(*well.borrow_and_update());
+        if well.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Looks whether Redis may throw counts away.
+async fn watch(client: Client) {
     const SAFE: &str = "noeviction";
     let mut link = client.link();
     let mut told = None;
     loop {
-        metrics.set_link(link.up);
         if link.up {
             let policy = client.max_memory_policy().await.filter(|policy| policy != SAFE);
             if policy.is_some() && policy != told {

@@ -1,6 +1,9 @@
 //! Which servers may be chosen now: membership, addresses, health.
 
+pub mod admission;
 pub mod check;
+pub mod circuit;
+pub mod errno;
 pub mod health;
 pub mod pool;
 pub mod resolve;
