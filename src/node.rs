@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::load::fleet::Fleet;
+use crate::load::rate::Limits;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::proxy::deadline::Deadlines;
@@ -23,6 +24,8 @@ pub struct Node {
     pub access_log: Option<AccessLog>,
     /// Attempts that must answer in time.
     pub deadlines: Deadlines,
+    /// How often clients have asked; outlives a snapshot.
+    pub limits: Limits,
     /// Where it is between start and end.
     pub lifecycle: Lifecycle,
     /// Its part in the fleet; none without Redis.

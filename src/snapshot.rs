@@ -8,6 +8,8 @@ use ipnet::IpNet;
 use prometheus::{Histogram, IntCounter};
 
 use crate::config::{self, ClientTimeouts, Config, Match, RouteTimeouts};
+use crate::filters::rate_limit::Guard;
+use crate::load::rate::Limits;
 use crate::observe::metrics::{Class, Metrics};
 use crate::routing::RouteTable;
 use crate::upstream::Pool;
@@ -41,6 +43,8 @@ pub struct Route {
     pub name: String,
     /// As configured.
     pub timeouts: RouteTimeouts,
+    /// None: no limit.
+    pub limit: Option<Guard>,
     /// Pool and the sum of the shares up to and including it.
     targets: Vec<(Arc<Target>, u32)>,
 }
@@ -57,6 +61,11 @@ pub struct Target {
 }
 
 impl Route {
+    /// All pools that serve it.
+    pub fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        self.targets.iter().map(|(target, _)| &target.pool)
+    }
+
     /// Draws a pool by the route's shares.
     pub fn draw(&self) -> Option<&Arc<Target>> {
         if let [(only, _)] = self.targets.as_slice() {
@@ -70,12 +79,13 @@ impl Route {
 
 impl Snapshot {
     /// Makes pools and routes from a valid configuration. `bound` holds the listeners' addresses, in their order.
-    pub fn new(config: &Config, bound: &[SocketAddr], metrics: &Metrics) -> Self {
+    /// `limits`: those there are already go on.
+    pub fn new(config: &Config, bound: &[SocketAddr], metrics: &Metrics, limits: &Limits) -> Self {
         let pools: Vec<_> = config.pools.iter().map(|pool| Arc::new(Pool::new(pool.clone(), metrics))).collect();
         let whole = whole_traffic(config);
         let routes = if config.routes.is_empty() { std::slice::from_ref(&whole) } else { &config.routes };
         let table = RouteTable::new(
-            routes.iter().map(|route| (route.matches.clone(), Arc::new(make_route(route, &pools, metrics)))),
+            routes.iter().map(|route| (route.matches.clone(), Arc::new(make_route(route, &pools, metrics, limits)))),
         );
         let listeners = config.listeners.iter().zip(bound);
         let listeners = listeners
@@ -124,10 +134,11 @@ fn whole_traffic(config: &Config) -> config::Route {
         matches: Match { path_prefix: "/".into(), ..Match::default() },
         split: vec![config::Share { pool: only, weight: 1 }],
         timeouts: RouteTimeouts::default(),
+        rate_limit: None,
     }
 }
 
-fn make_route(route: &config::Route, pools: &[Arc<Pool>], metrics: &Metrics) -> Route {
+fn make_route(route: &config::Route, pools: &[Arc<Pool>], metrics: &Metrics, limits: &Limits) -> Route {
     let mut upto = 0;
     let mut targets = Vec::new();
     for share in &route.split {
@@ -142,5 +153,6 @@ fn make_route(route: &config::Route, pools: &[Arc<Pool>], metrics: &Metrics) -> 
         };
         targets.push((Arc::new(target), upto));
     }
-    Route { name: route.name.clone(), timeouts: route.timeouts, targets }
+    let limit = route.rate_limit.as_ref().map(|settings| Guard::new(limits.get(&route.name, settings)));
+    Route { name: route.name.clone(), timeouts: route.timeouts, limit, targets }
 }

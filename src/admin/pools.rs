@@ -127,6 +127,10 @@ pub async fn one(State(node): State<Arc<Node>>, Path(name): Path<String>) -> Res
 
 /// Sets what is only known when somebody asks.
 pub fn set_gauges(node: &Node) {
+    for limit in node.limits.all() {
+        let keys = i64::try_from(limit.keys()).unwrap_or(i64::MAX);
+        node.metrics.rate_limit_keys.with_label_values(&[limit.route.as_str()]).set(keys);
+    }
     for pool in &node.snapshot.load().pools {
         let age = pool.share.seen_ago().map_or(-1.0, |age| age.as_secs_f64());
         node.metrics.view_age.with_label_values(&[pool.config.name.as_str()]).set(age);

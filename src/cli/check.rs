@@ -34,7 +34,7 @@ pub fn run(file: &Path, probe: bool) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return super::refused(error),
     };
-    let snapshot = Snapshot::new(&config, &[], &metrics);
+    let snapshot = Snapshot::new(&config, &[], &metrics, &Default::default());
     runtime.block_on(check_all(&snapshot))
 }
 

@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::fields::Fields;
 use super::kind::{List, Named, OneOrMany, OrNone, Parsed, Section, whole};
+use super::rate_limit::{RateLimit, RateLimitDraft, rate_limit};
 use super::units::{host_name, name, span, url_path};
 
 /// Which requests go where.
@@ -20,6 +21,8 @@ pub struct Route {
     pub split: Vec<Share>,
     /// How long a request may take.
     pub timeouts: RouteTimeouts,
+    /// None: as often as anybody likes.
+    pub rate_limit: Option<RateLimit>,
 }
 
 /// A pool's share of a route.
@@ -66,10 +69,12 @@ pub struct RouteTimeouts {
     pub websocket_idle: Option<Duration>,
 }
 
-/// A route, and for each of its shares the place in `split` (none for a plain `pool`).
+/// A route, for each of its shares the place in `split` (none for a plain `pool`), and the scope of its limit where the
+/// file gives it.
 pub(super) struct RouteDraft {
     pub(super) route: Route,
     pub(super) places: Option<Vec<usize>>,
+    pub(super) fleet_limit: Option<bool>,
 }
 
 pub(super) fn route(f: &mut Fields<'_>) -> Option<RouteDraft> {
@@ -84,7 +89,8 @@ pub(super) fn route(f: &mut Fields<'_>) -> Option<RouteDraft> {
     );
     let timeouts =
         f.section("timeouts", "How long a request may take on the server's side; `none`: no limit.", route_timeouts);
-    f.later(&["retry", "rate_limit"]);
+    let limit = f.optional("rate_limit", "How often a client may ask. Left out: no limit.", Section(rate_limit));
+    f.later(&["retry"]);
 
     let name = name.unwrap_or_else(|| format!("route-{}", f.own_name()));
     match (f.given("pool"), f.given("split")) {
@@ -103,7 +109,9 @@ pub(super) fn route(f: &mut Fields<'_>) -> Option<RouteDraft> {
         (None, None) => return None,
     };
     check_split(f, &split, places.as_deref());
-    Some(RouteDraft { route: Route { name, matches: matches?, split, timeouts: timeouts? }, places })
+    let (rate_limit, fleet_limit) = limit.map(|RateLimitDraft { limit, fleet }| (limit, fleet)).unzip();
+    let route = Route { name, matches: matches?, split, timeouts: timeouts?, rate_limit };
+    Some(RouteDraft { route, places, fleet_limit: fleet_limit.flatten() })
 }
 
 /// The items that could be read, each with its place.

@@ -2,5 +2,6 @@
 
 pub mod client;
 pub mod hop_by_hop;
+pub mod rate_limit;
 pub mod request_id;
 pub mod target;

@@ -5,6 +5,7 @@
 
 pub mod fleet;
 mod ledger;
+pub mod rate;
 pub mod redis;
 
 pub use ledger::{Lease, Ledger};

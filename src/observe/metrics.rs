@@ -29,6 +29,8 @@ pub struct Metrics {
     pub server_up: IntGaugeVec,
     /// Age of the view of the fleet by pool, -1 when there is none; set when scraped.
     pub view_age: GaugeVec,
+    /// Keys that each route's rate limit remembers; set when scraped.
+    pub rate_limit_keys: IntGaugeVec,
     /// Lines that the access log had to drop because its writer fell behind.
     pub access_log_dropped: IntCounter,
 }
@@ -76,6 +78,7 @@ impl Metrics {
             in_flight: gauges("fairlead_in_flight", "Requests in flight", &["pool", "server", "scope"])?,
             server_up: gauges("fairlead_server_up", "Whether a server may be chosen", &["pool", "server"])?,
             view_age,
+            rate_limit_keys: gauges("fairlead_rate_limit_keys", "Keys that a rate limit remembers", &["route"])?,
             access_log_dropped,
             registry: registry.clone(),
         };

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 
 use crate::filters::client::Client;
 use crate::load::Lease;
@@ -50,6 +50,8 @@ pub struct Context {
     pub server: Option<Arc<Server>>,
     /// Why the request failed, once it has.
     pub failure: Option<Refusal>,
+    /// What the client is told besides.
+    pub refusal_headers: Vec<(HeaderName, HeaderValue)>,
     /// Time to the response header of the last attempt.
     pub to_header: Option<Duration>,
     node: Arc<Node>,
@@ -84,6 +86,7 @@ impl Context {
             tried: Tried::new(),
             server: None,
             failure: None,
+            refusal_headers: Vec::new(),
             to_header: None,
             node: node.clone(),
             attempt: None,

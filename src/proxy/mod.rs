@@ -70,7 +70,7 @@ impl Proxy {
     async fn answer(&self, session: &mut Session, ctx: &mut Context, refusal: Refusal) -> Result<()> {
         ctx.failure = Some(refusal);
         self.node.metrics.refused.with_label_values(&[refusal.name()]).inc();
-        refusal::write(session, refusal, ctx.request_id.as_ref()).await
+        refusal::write(session, refusal, ctx.request_id.as_ref(), &ctx.refusal_headers).await
     }
 }
 
@@ -122,6 +122,13 @@ impl ProxyHttp for Proxy {
         let Some((route, target)) = route.and_then(|route| Some((route, route.draw()?))) else {
             return self.refuse(session, ctx, Refusal::NoRoute).await;
         };
+        if let Some(guard) = &route.limit
+            && let Some(wait) = guard.check(client.address, &request.headers)
+        {
+            ctx.refusal_headers = guard.headers(wait);
+            (ctx.route, ctx.target) = (Some(route.clone()), Some(target.clone()));
+            return self.refuse(session, ctx, Refusal::RateLimited).await;
+        }
         ctx.key = hash_of(&target.pool, request, client.address);
         if ctx.upgrade {
             session.set_read_timeout(route.timeouts.websocket_idle);

@@ -21,6 +21,8 @@ pub enum Refusal {
     BadRequest,
     /// No route matches.
     NoRoute,
+    /// The client asked too often.
+    RateLimited,
     /// The client took too long to send its body.
     SlowBody,
     /// No server of the pool may be chosen.
@@ -47,6 +49,7 @@ impl Refusal {
         match self {
             Refusal::BadRequest => "bad-request",
             Refusal::NoRoute => "no-route",
+            Refusal::RateLimited => "rate-limited",
             Refusal::SlowBody => "slow-body",
             Refusal::NoServer => "no-server",
             Refusal::ConnectFailed => "connect-failed",
@@ -65,6 +68,7 @@ impl Refusal {
             Refusal::BadRequest => 400,
             Refusal::NoRoute => 404,
             Refusal::SlowBody => 408,
+            Refusal::RateLimited => 429,
             Refusal::ClientGone => 499,
             Refusal::Internal => 500,
             Refusal::ConnectFailed | Refusal::UpstreamReset | Refusal::UpstreamInvalid => 502,
@@ -113,16 +117,24 @@ impl Refusal {
 }
 
 /// Answers a request. A connection whose request body was not read to its end is closed afterwards: what follows on
-/// it is not a request.
+/// it is not a request. `more` headers are for this refusal alone.
 ///
 /// # Errors
 /// The client is gone.
-pub async fn write(session: &mut Session, refusal: Refusal, request_id: Option<&HeaderValue>) -> Result<()> {
+pub async fn write(
+    session: &mut Session,
+    refusal: Refusal,
+    request_id: Option<&HeaderValue>,
+    more: &[(HeaderName, HeaderValue)],
+) -> Result<()> {
     let text = format!("{} {}\n", refusal.status().as_u16(), refusal.name());
     let mut response = ResponseHeader::build(refusal.status(), Some(5))?;
     response.insert_header(CONTENT_TYPE, "text/plain")?;
     response.insert_header(CONTENT_LENGTH, text.len())?;
     response.insert_header(HEADER, refusal.name())?;
+    for (name, value) in more {
+        response.insert_header(name.clone(), value.clone())?;
+    }
     if let Some(id) = request_id {
         response.insert_header(request_id::NAME, id.clone())?;
     }

@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use crate::balance::Policy;
 use crate::config;
 use crate::load::fleet::{Exchange, Fleet, Settings};
+use crate::load::rate::exchange as rate;
 use crate::load::redis::calls::Terms;
 use crate::load::redis::client::Client;
 use crate::node::Node;
@@ -71,6 +72,7 @@ async fn join(node: &Arc<Node>, redis: &config::Redis) {
         exchanges.push(command);
         views.push(view);
     }
+    share_limits(node, redis, &client, &metrics);
     node.fleet.set(Fleet::new(client, exchanges)).ok();
     let all = async {
         for view in views {
@@ -80,6 +82,22 @@ async fn join(node: &Arc<Node>, redis: &config::Redis) {
     match tokio::time::timeout(redis.start_wait, all).await {
         Ok(()) => log::info!(node = incarnation; "joined_the_fleet"),
         Err(_) => log::warn!(node = incarnation; "started_without_the_fleet"),
+    }
+}
+
+/// Starts the loops of the rate limits that the fleet shares.
+fn share_limits(node: &Node, redis: &config::Redis, client: &Client, metrics: &FleetMetrics) {
+    let snapshot = node.snapshot.load();
+    let shared: Vec<_> = node.limits.all().into_iter().filter(|limit| limit.leases().is_some()).collect();
+    let limits = shared.len();
+    for limit in shared {
+        let route = snapshot.routes.all().find(|route| route.name == limit.route);
+        let pools: Vec<_> = route.map(|route| route.pools().cloned().collect()).unwrap_or_default();
+        if let Some(leases) = limit.leases() {
+            leases.set_fleet(move || pools.iter().map(|pool: &Arc<Pool>| pool.share.last_known_nodes()).max().unwrap_or(1));
+        }
+        let settings = rate::Settings { namespace: redis.namespace.clone(), max_calls: redis.max_calls, limits };
+        tokio::spawn(rate::run(limit, client.clone(), metrics.clone(), settings));
     }
 }
 

@@ -20,6 +20,7 @@ use pingora::services::background::background_service;
 
 use crate::admin;
 use crate::config::Config;
+use crate::load::rate::Limits;
 use crate::node::{Lifecycle, Node};
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
@@ -66,11 +67,13 @@ pub fn prepare(config: Config) -> Result<Prepared, StartError> {
         }
     };
     let bound: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
+    let limits = Limits::default();
     let node = Arc::new(Node {
-        snapshot: ArcSwap::from_pointee(Snapshot::new(&config, &bound, &metrics)),
+        snapshot: ArcSwap::from_pointee(Snapshot::new(&config, &bound, &metrics, &limits)),
         metrics,
         access_log,
         deadlines: Default::default(),
+        limits,
         lifecycle: Lifecycle::default(),
         fleet: OnceLock::new(),
     });

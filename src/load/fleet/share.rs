@@ -121,6 +121,11 @@ impl<T: AsRef<Ledger>> Share<T> {
         if self.age().is_some() { self.nodes.load(Ordering::Relaxed) } else { 1 }
     }
 
+    /// The same as of the last view, however old that is.
+    pub fn last_known_nodes(&self) -> u32 {
+        self.nodes.load(Ordering::Relaxed)
+    }
+
     /// How old the view is; None: there is none, or it is stale.
     pub fn age(&self) -> Option<Duration> {
         self.seen_ago().filter(|age| *age <= STALE)
@@ -241,6 +246,7 @@ mod tests {
         let share = Share { born: long_ago, ..Arc::into_inner(share).unwrap() };
         share.set_view([3, 4].into_iter(), 5, long_ago + Duration::from_nanos(1), Duration::ZERO, 0.0);
         assert_eq!((share.fleet(0), share.nodes(), share.unseen()), (0, 1, None));
+        assert_eq!(share.last_known_nodes(), 5);
         assert!(share.seen_ago().is_some_and(|age| age > STALE));
     }
 }
