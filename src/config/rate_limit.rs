@@ -123,7 +123,9 @@ fn parse_rate(text: &str) -> Result<Rate, String> {
     match (count, seconds) {
         (Some(count), Some(seconds)) => Ok(Rate { count, per: Duration::from_secs(seconds) }),
         (Some(count), None) if !text.contains('/') => Err(format!("has no unit: write `{count}/s`")),
-        _ => Err("is not a rate: write a whole number from 1 to 1000000 with `/s`, `/m` or `/h`, like `50/s`".to_owned()),
+        _ => {
+            Err("is not a rate: write a whole number from 1 to 1000000 with `/s`, `/m` or `/h`, like `50/s`".to_owned())
+        }
     }
 }
 

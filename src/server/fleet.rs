@@ -85,19 +85,19 @@ async fn join(node: &Arc<Node>, redis: &config::Redis) {
     }
 }
 
-/// Starts the loops of the rate limits that the fleet shares.
+/// Starts the loops of the rate limits that the fleet shares, where they do not run yet.
 fn share_limits(node: &Node, redis: &config::Redis, client: &Client, metrics: &FleetMetrics) {
     let snapshot = node.snapshot.load();
     let shared: Vec<_> = node.limits.all().into_iter().filter(|limit| limit.leases().is_some()).collect();
     let limits = shared.len();
     for limit in shared {
         let route = snapshot.routes.all().find(|route| route.name == limit.route);
-        let pools: Vec<_> = route.map(|route| route.pools().cloned().collect()).unwrap_or_default();
-        if let Some(leases) = limit.leases() {
-            leases.set_fleet(move || pools.iter().map(|pool: &Arc<Pool>| pool.share.last_known_nodes()).max().unwrap_or(1));
+        let pools: Vec<Arc<Pool>> = route.map(|route| route.pools().cloned().collect()).unwrap_or_default();
+        let nodes = move || pools.iter().map(|pool| pool.share.last_known_nodes()).max().unwrap_or(1);
+        if limit.leases().is_some_and(|leases| leases.set_fleet(nodes)) {
+            let settings = rate::Settings { namespace: redis.namespace.clone(), max_calls: redis.max_calls, limits };
+            tokio::spawn(rate::run(limit, client.clone(), metrics.clone(), settings));
         }
-        let settings = rate::Settings { namespace: redis.namespace.clone(), max_calls: redis.max_calls, limits };
-        tokio::spawn(rate::run(limit, client.clone(), metrics.clone(), settings));
     }
 }
 

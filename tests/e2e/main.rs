@@ -18,6 +18,7 @@ mod headers;
 mod health;
 mod logs;
 mod protocol;
+mod rate_limits;
 mod routes;
 mod shutdown;
 mod status;

@@ -1,4 +1,4 @@
-//! The loop of one limit that the fleet shares: a round every [`ROUND`](super::leases::ROUND) while there are keys, one
+//! The loop of one limit that the fleet shares: a round every [`ROUND`] while there are keys, one
 //! call at a time, and none while nobody asks. What it says and what it makes of the answers is in [`super::leases`].
 
 use std::pin::pin;
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::{Either, select};
 
 use super::Limit;
-use super::leases::{Call, Leases, PATIENCE, ROUND};
+use super::leases::{Call, KEYS_A_CALL, Leases, PATIENCE, ROUND};
 use crate::load::redis::client::{CallError, Client};
 use crate::load::redis::{calls, keys, scripts};
 use crate::observe::fleet::FleetMetrics;
@@ -34,6 +34,8 @@ pub async fn run(limit: Arc<Limit>, client: Client, metrics: FleetMetrics, setti
     let Some(leases) = limit.leases() else { return };
     let mut link = client.link();
     let mut last = Instant::now();
+    // There was more to say than one call can.
+    let mut more = false;
     loop {
         let round = round_of(leases.share().nodes, &settings);
         leases.set_round(round);
@@ -46,11 +48,13 @@ pub async fn run(limit: Arc<Limit>, client: Client, metrics: FleetMetrics, setti
         let lost = pin!(client.changed(link));
         let turn = pin!(async {
             if !leases.is_alone() {
-                leases.woken(round).await;
+                if !more {
+                    leases.woken(round).await;
+                }
                 tokio::time::sleep((round / 4).saturating_sub(last.elapsed())).await;
             }
             last = Instant::now();
-            one_round(&limit, leases, &client, &metrics, &settings).await;
+            more = one_round(&limit, leases, &client, &metrics, &settings).await;
         });
         if let Either::Left((new, _)) = select(lost, turn).await {
             leases.away(limit.now());
@@ -59,12 +63,19 @@ pub async fn run(limit: Arc<Limit>, client: Client, metrics: FleetMetrics, setti
     }
 }
 
-async fn one_round(limit: &Limit, leases: &Leases, client: &Client, metrics: &FleetMetrics, settings: &Settings) {
+/// True: there is more to say.
+async fn one_round(
+    limit: &Limit,
+    leases: &Leases,
+    client: &Client,
+    metrics: &FleetMetrics,
+    settings: &Settings,
+) -> bool {
     // The first call after an outage only asks whether there is somebody who takes what is written.
     let was_alone = leases.is_alone();
     let call = if was_alone { Call::default() } else { leases.round(limit.now()) };
     if call.asks.is_empty() && !was_alone {
-        return;
+        return false;
     }
     let bucket = |name: String| keys::bucket(&settings.namespace, &limit.route, &name);
     let mut names: Vec<Bytes> = call.asks.iter().map(|ask| bucket(ask.name.hex())).collect();
@@ -89,20 +100,21 @@ async fn one_round(limit: &Limit, leases: &Leases, client: &Client, metrics: &Fl
         }
     };
     metrics.called(scripts::RATE.name, result(&reply), sent.elapsed());
-    let given = reply.and_then(|reply| {
-        calls::rated(reply, names.len()).map_err(|error| CallError::Refused(error.to_string()))
-    });
+    let given =
+        reply.and_then(|reply| calls::rated(reply, names.len()).map_err(|error| CallError::Refused(error.to_string())));
     match given {
         Ok(given) => {
             for (ask, given) in call.asks.iter().zip(given) {
                 leases.granted(ask, given.saturating_mul(1000));
             }
             leases.back(limit.now());
+            call.asks.len() >= KEYS_A_CALL
         }
         Err(error) => {
             log::debug!(route = limit.route, error = error.to_string(); "rate_limit_by_this_node_alone");
             leases.away(limit.now());
             tokio::time::sleep(AFTER_REFUSAL).await;
+            false
         }
     }
 }

@@ -26,8 +26,8 @@
 //! back yet.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -170,7 +170,9 @@ impl Leases {
         }
         match taken.pass {
             true => Verdict::Pass,
-            false => Verdict::Refuse(Duration::from_nanos((taken.missing * i64::from(share.nodes)).max(1).unsigned_abs())),
+            false => {
+                Verdict::Refuse(Duration::from_nanos((taken.missing * i64::from(share.nodes)).max(1).unsigned_abs()))
+            }
         }
     }
 
@@ -182,12 +184,17 @@ impl Leases {
 
     /// What they take, in bytes.
     pub fn bytes(&self) -> usize {
-        self.table.bytes()
+        let queues = (0..self.table.parts()).map(|number| {
+            let part = self.table.part(number);
+            part.queue.all.capacity() + part.queue.urgent.capacity()
+        });
+        self.table.bytes() + queues.sum::<usize>() * size_of::<u64>()
     }
 
-    /// `nodes` tells how many nodes live, or did when that was known last; asked with every request. Only the first counts.
-    pub fn set_fleet(&self, nodes: impl Fn() -> u32 + Send + Sync + 'static) {
-        self.nodes.set(Box::new(nodes)).ok();
+    /// `nodes` tells how many nodes live, or did when that was known last; asked with every request. False: that
+    /// was said already, and the first one counts.
+    pub fn set_fleet(&self, nodes: impl Fn() -> u32 + Send + Sync + 'static) -> bool {
+        self.nodes.set(Box::new(nodes)).is_ok()
     }
 
     /// From now on, rounds come this often.
@@ -246,7 +253,9 @@ impl Leases {
                         return call;
                     }
                     let hash = if urgent { part.queue.urgent.pop() } else { part.queue.all.pop_front() };
-                    let Some((hash, stock)) = hash.and_then(|hash| Some((hash, part.map.get_mut(&hash)?))) else { continue };
+                    let Some((hash, stock)) = hash.and_then(|hash| Some((hash, part.map.get_mut(&hash)?))) else {
+                        continue;
+                    };
                     let next = stock.look(hash, &share, at, round, cautious);
                     looks -= usize::from(!urgent);
                     if next == Next::Forget && !urgent {
@@ -310,4 +319,103 @@ fn millis_of(time: u64) -> u32 {
 
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::rate::KEYS;
+
+    const MS: u64 = 1_000_000;
+
+    fn leases(burst: u32) -> Leases {
+        let leases = Leases::new(Terms { token: 10 * MS, burst });
+        leases.set_fleet(|| 3);
+        leases.back(0);
+        leases
+    }
+
+    fn resident() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+    }
+
+    #[test]
+    fn what_all_hold_together_is_one_full_bucket() {
+        for burst in 1..200 {
+            for nodes in 1..20u32 {
+                let terms = Terms { token: 7_777_777, burst };
+                let share = Share::new(terms, nodes);
+                let all = share.standing * i64::from(nodes) + share.common;
+                let most = signed(terms.depth()).max(i64::from(nodes + 1) * share.token);
+                assert!(all <= most, "{burst} among {nodes}: {share:?}");
+                assert!(share.standing >= share.token && share.alone >= share.standing);
+                // Alone, all together admit what the rate allows.
+                assert!(share.alone * i64::from(nodes) <= most);
+            }
+        }
+    }
+
+    #[test]
+    fn a_million_keys_fit() {
+        let before = resident();
+        let leases = leases(100);
+        for key in 0..1_000_000u32 {
+            assert_eq!(leases.take(Key::V4(key.to_be_bytes()), 0), Verdict::Pass);
+        }
+        let (keys, bytes) = (leases.keys(0), leases.bytes());
+        let rss = (resident().saturating_sub(before)) / 1024;
+        println!("{keys} keys, {} bytes each, {} MB; resident: {rss} MiB more", bytes / keys, bytes / 1_000_000);
+        assert!(keys >= 990_000, "{keys}");
+        assert!(bytes <= 128_000_000, "{bytes}");
+        for key in 0..KEYS as u32 {
+            let key = Key::V4((key + 2_000_000).to_be_bytes());
+            assert_eq!(leases.take(key, MS), Verdict::Pass, "never refused for want of space");
+        }
+        assert!(leases.keys(MS) <= KEYS && leases.bytes() <= 128_000_000, "{}", leases.bytes());
+    }
+
+    #[test]
+    fn a_round_serves_those_in_need_first_and_all_in_turn() {
+        let leases = leases(6);
+        let name = |key: u32| Key::V4(key.to_be_bytes());
+        for key in 0..1000 {
+            assert_eq!(leases.take(name(key), 0), Verdict::Pass);
+        }
+        for key in 0..50 {
+            assert!(matches!(leases.take(name(key), MS), Verdict::Refuse(_)));
+        }
+        let in_need: std::collections::HashSet<_> = (0..50).map(|key| leases.table.hash(name(key))).collect();
+        let first = leases.round(20 * MS);
+        assert!(first.asks.len() <= KEYS_A_CALL);
+        assert_eq!(first.asks.iter().filter(|ask| in_need.contains(&ask.hash)).count(), 50);
+        let mut asked: std::collections::HashSet<u64> = first.asks.iter().map(|ask| ask.hash).collect();
+        for round in 2..20 {
+            asked.extend(leases.round(round * 20 * MS).asks.iter().map(|ask| ask.hash));
+        }
+        assert_eq!(asked.len(), 1000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_after_none_and_a_refusal_wake_the_loop() {
+        let leases = leases(6);
+        let start = tokio::time::Instant::now();
+        leases.woken(ROUND).await;
+        assert_eq!(start.elapsed(), RESTING, "nothing to do");
+        let woken = leases.woken(ROUND);
+        tokio::pin!(woken);
+        assert!(futures_util::poll!(&mut woken).is_pending());
+        leases.take(Key::All, 500 * MS);
+        woken.await;
+        assert_eq!(start.elapsed(), RESTING);
+        let woken = leases.woken(ROUND);
+        tokio::pin!(woken);
+        assert!(futures_util::poll!(&mut woken).is_pending());
+        leases.take(Key::All, 600 * MS);
+        woken.await;
+        assert_eq!(start.elapsed(), RESTING);
+        leases.woken(ROUND).await;
+        assert_eq!(start.elapsed(), RESTING + ROUND, "once is enough");
+    }
 }

@@ -91,8 +91,8 @@ pub enum Next {
 impl Stock {
     /// What every node holds of every key from the start.
     pub fn new(name: Name, share: &Share, now: u32) -> Self {
-        let level = share.standing;
-        Stock { at: now, served: now, level, target: 0.0, name, asked: 0, refused: 0, urgent: false }
+        let (level, served) = (share.standing, now.wrapping_sub(1));
+        Stock { at: now, served, level, target: 0.0, name, asked: 0, refused: 0, urgent: false }
     }
 
     /// Without Redis the node fills its stock by itself, with its share of the rate. `since`: for how long that holds.
@@ -126,7 +126,8 @@ impl Stock {
     pub fn look(&mut self, hash: u64, share: &Share, now: u32, round: u32, cautious: bool) -> Next {
         let elapsed = now.wrapping_sub(self.served);
         let idle = now.wrapping_sub(self.at) >= IDLE;
-        if idle && elapsed < RETRY && !self.urgent {
+        // Once in a round: a call that names a bucket twice would get it twice.
+        if elapsed == 0 || (idle && elapsed < RETRY && !self.urgent) {
             return Next::Keep;
         }
         let spent = f32::from(self.asked) * share.token as f32;
@@ -210,9 +211,10 @@ mod tests {
         let taken = stock.take(&share, 5, 20);
         assert_eq!((taken.pass, taken.missing, taken.needs, taken.now), (false, 10 * MS, true, false));
         assert!(!stock.take(&share, 5, 20).needs, "known already");
-        let Next::Ask(ask) = stock.look(1, &share, 20, 20, false) else { panic!() };
+        let Next::Ask(ask) = stock.look(1, &share, 19, 20, false) else { panic!() };
         // 12 in 20 ms: as many as that in the next 40.
         assert_eq!((ask.need, ask.fill), (240 * MS, 0));
+        assert_eq!(stock.look(1, &share, 19, 20, false), Next::Keep, "once in a round");
         stock.granted(50 * MS);
         assert!(stock.take(&share, 21, 20).pass);
     }

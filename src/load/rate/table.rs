@@ -3,7 +3,7 @@
 //! Keys are kept as a hash of 64 bits with a secret of this process: nobody can aim at another's bucket, and two of a
 //! million keys share one with a chance of 1 to 37 million.
 //!
-//! A part is swept when it has doubled since the last time, and at least every [`SWEEP_EVERY`] while it is used: a pass
+//! A part is swept when it has doubled since the last time, and at least every 10 s while it is used: a pass
 //! over at most [`super::KEYS`] ÷ 64 keys, some 50 µs. A part that is full forgets the eighth of its keys that is
 //! nearest to rest: their clients get a full bucket a little early. Nobody is refused for want of space.
 
@@ -96,7 +96,9 @@ impl<V, Q> Table<V, Q> {
     /// What the tables take, in bytes: a byte of control and a pair for each place.
     pub fn bytes(&self) -> usize {
         let place = size_of::<(u64, V)>() + 1;
-        (0..self.parts()).map(|number| (self.part(number).map.capacity() * 8).div_ceil(7).next_power_of_two() * place).sum()
+        (0..self.parts())
+            .map(|number| (self.part(number).map.capacity() * 8).div_ceil(7).next_power_of_two() * place)
+            .sum()
     }
 }
 
