@@ -22,6 +22,7 @@ mod logs;
 mod overload;
 mod per_try;
 mod protocol;
+mod rate_limits;
 mod retries;
 mod routes;
 mod rules;
