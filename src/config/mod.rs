@@ -13,6 +13,7 @@ use std::path::Path;
 use ipnet::IpNet;
 
 mod check;
+mod ejection;
 mod fields;
 mod health;
 mod kind;
@@ -32,6 +33,7 @@ mod units;
 mod variables;
 mod yaml;
 
+pub use ejection::{Ejection, Latency};
 pub use health::{Check, Health};
 pub use listener::{ClientTimeouts, Listener};
 pub use pool::{Address, HashKey, Pool, Server, Upstream};

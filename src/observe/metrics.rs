@@ -23,6 +23,10 @@ pub struct Metrics {
     pub retries: IntCounterVec,
     /// Requests that Fairlead answered itself, by name of the refusal.
     pub refused: IntCounterVec,
+    /// Times that a server was left out for what became of requests, by pool and server.
+    pub ejections: IntCounterVec,
+    /// Times that a server was found to answer far later than the others, by pool and server.
+    pub slow: IntCounterVec,
     /// Requests in flight by pool, server and scope; set when scraped.
     pub in_flight: IntGaugeVec,
     /// 1 while a server may be chosen; set when scraped.
@@ -73,6 +77,12 @@ impl Metrics {
             attempts: counters("fairlead_attempts_total", "Requests sent to servers", &["pool", "server", "result"])?,
             retries: counters("fairlead_retries_total", "Attempts beyond the first", &["pool", "reason"])?,
             refused: counters("fairlead_refused_total", "Requests that Fairlead answered itself", &["reason"])?,
+            ejections: counters("fairlead_ejections_total", "Times that a server was ejected", &["pool", "server"])?,
+            slow: counters(
+                "fairlead_slow_total",
+                "Times that a server was found to answer far later than the others",
+                &["pool", "server"],
+            )?,
             in_flight: gauges("fairlead_in_flight", "Requests in flight", &["pool", "server", "scope"])?,
             server_up: gauges("fairlead_server_up", "Whether a server may be chosen", &["pool", "server"])?,
             view_age,

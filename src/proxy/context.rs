@@ -7,15 +7,14 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 
 use crate::filters::client::Client;
-use crate::load::Lease;
 use crate::node::Node;
 use crate::proxy::Patience;
 use crate::proxy::deadline::{Socket, Ticket};
 use crate::proxy::refusal::Refusal;
 use crate::snapshot::{Route, Snapshot, Target};
-use crate::upstream::Server;
 use crate::upstream::pool::Tried;
-use crate::upstream::server::Outcome;
+use crate::upstream::server::{Ended, Outcome};
+use crate::upstream::{Grant, Server};
 
 /// One request.
 #[derive(Debug)]
@@ -52,6 +51,8 @@ pub struct Context {
     pub failure: Option<Refusal>,
     /// Time to the response header of the last attempt.
     pub to_header: Option<Duration>,
+    /// When the client had sent all of its body.
+    pub uploaded: Option<Instant>,
     node: Arc<Node>,
     attempt: Option<Attempt>,
 }
@@ -59,10 +60,11 @@ pub struct Context {
 /// One attempt at one server. Holds the one lease of the request.
 #[derive(Debug)]
 struct Attempt {
-    lease: Lease<Server>,
+    grant: Grant,
     began: Instant,
     ticket: Option<Ticket>,
     status: u16,
+    first_byte: Option<Duration>,
 }
 
 impl Context {
@@ -85,17 +87,18 @@ impl Context {
             server: None,
             failure: None,
             to_header: None,
+            uploaded: None,
             node: node.clone(),
             attempt: None,
         }
     }
 
     /// An attempt begins; the last must have ended.
-    pub fn begin_attempt(&mut self, lease: Lease<Server>) {
+    pub fn begin_attempt(&mut self, grant: Grant) {
         self.attempts += 1;
         self.to_header = None;
-        self.server = Some(lease.holder().clone());
-        self.attempt = Some(Attempt { lease, began: Instant::now(), ticket: None, status: 0 });
+        self.server = Some(grant.holder().clone());
+        self.attempt = Some(Attempt { grant, began: Instant::now(), ticket: None, status: 0, first_byte: None });
     }
 
     /// The attempt has a connection: from now on its deadline is watched.
@@ -113,11 +116,17 @@ impl Context {
         }
     }
 
-    /// The final response header is there. False if it came too late and the connection is shut down.
-    pub fn header_arrived(&mut self, status: u16) -> bool {
+    /// The final response header is there. False if it came too late and the connection is shut down. `plain`: how long
+    /// it took can be compared with other requests.
+    pub fn header_arrived(&mut self, status: u16, plain: bool) -> bool {
         let Some(attempt) = &mut self.attempt else { return true };
         attempt.status = status;
-        self.to_header = Some(attempt.began.elapsed());
+        let now = Instant::now();
+        self.to_header = Some(now.saturating_duration_since(attempt.began));
+        if plain && !self.uploading {
+            let since = self.uploaded.map_or(attempt.began, |uploaded| uploaded.max(attempt.began));
+            attempt.first_byte = Some(now.saturating_duration_since(since));
+        }
         !self.disarm()
     }
 
@@ -132,7 +141,8 @@ impl Context {
             None if attempt.status >= 500 => Outcome::ServerError,
             None => Outcome::Success,
         };
-        attempt.lease.holder().observe_attempt(outcome, self.to_header);
+        let Attempt { grant, began, first_byte, .. } = attempt;
+        grant.end(&Ended { outcome, began, to_header: self.to_header, first_byte, told: false });
     }
 
     /// Stops watching the deadline. True if it was over.
@@ -155,6 +165,7 @@ impl Drop for Context {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::load::Lease;
     use crate::server;
 
     fn node() -> Arc<Node> {
@@ -169,7 +180,7 @@ mod tests {
 
     fn begin(ctx: &mut Context) {
         let server = ctx.snapshot.pools[0].servers[0].clone();
-        ctx.begin_attempt(Lease::take(server));
+        ctx.begin_attempt(Lease::take(server).into());
     }
 
     #[test]

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{Method, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -214,6 +214,7 @@ impl ProxyHttp for Proxy {
             && (ctx.uploading || body.as_ref().is_some_and(|chunk| !chunk.is_empty()))
         {
             ctx.uploading = !end_of_stream;
+            ctx.uploaded = end_of_stream.then(Instant::now);
             ctx.postpone(Instant::now() + patience.left(!end_of_stream));
         }
         Ok(())
@@ -226,7 +227,11 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
     ) -> Result<()> {
         let status = response.status;
-        if is_final(status) && !ctx.header_arrived(status.as_u16()) {
+        if let Some(server) = &ctx.server {
+            server.answered();
+        }
+        let plain = !ctx.upgrade && !is_stream(response);
+        if is_final(status) && !ctx.header_arrived(status.as_u16(), plain) {
             return fail(ctx, Refusal::ResponseTimeout);
         }
         if status == StatusCode::SWITCHING_PROTOCOLS && !ctx.upgrade {
@@ -274,9 +279,10 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        ctx.end_attempt(Some(Refusal::ConnectFailed));
+        let failure = Refusal::of_connect(&error);
+        ctx.end_attempt(Some(failure));
         let in_time = ctx.deadline.is_none_or(|deadline| Instant::now() < deadline);
-        ctx.failure = Some(if in_time { Refusal::ConnectFailed } else { Refusal::ResponseTimeout });
+        ctx.failure = Some(if in_time { failure } else { Refusal::ResponseTimeout });
         let (Some(target), Some(server)) = (&ctx.target, &ctx.server) else { return error };
         ctx.tried.extend(target.pool.index_of(server));
         let again = in_time
@@ -369,6 +375,13 @@ impl Patience {
 /// Whether another header may follow.
 fn is_final(status: StatusCode) -> bool {
     !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// Whether a response may begin when something happens rather than when it is ready: an event stream, or gRPC.
+fn is_stream(response: &ResponseHeader) -> bool {
+    let Some(kind) = response.headers.get(CONTENT_TYPE) else { return false };
+    let starts = |word: &[u8]| kind.as_bytes().get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
+    starts(b"text/event-stream") || starts(b"application/grpc")
 }
 
 /// What the client got, beyond interim responses.

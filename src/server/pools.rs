@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use crate::node::Node;
 use crate::proxy::deadline::TICK;
 use crate::server::shutdown;
-use crate::upstream::check;
+use crate::upstream::{check, watch};
 
 /// The longest that a start waits for the first health checks.
 const FIRST_PASS: Duration = Duration::from_secs(3);
@@ -56,6 +56,13 @@ impl Pools {
         std::thread::Builder::new().name("deadlines".into()).spawn(watch).map(drop)
     }
 
+    async fn watch(node: Arc<Node>) {
+        loop {
+            tokio::time::sleep(watch::TICK).await;
+            node.snapshot.load().pools.iter().for_each(|pool| pool.tick());
+        }
+    }
+
     async fn rotate(node: Arc<Node>) {
         loop {
             tokio::time::sleep(ROTATE_EVERY).await;
@@ -75,6 +82,7 @@ impl BackgroundService for Pools {
             shutdown::end(&self.node, 1);
         }
         tasks.spawn(Self::rotate(self.node.clone()));
+        tasks.spawn(Self::watch(self.node.clone()));
         tokio::select! {
             () = self.first_pass(&mut tasks) => self.node.lifecycle.set_checked(),
             // Nobody needs the results any more.

@@ -13,8 +13,9 @@ use crate::load::Lease;
 use crate::load::fleet::share::Waiter;
 use crate::load::fleet::{Mode, Share};
 use crate::observe::metrics::Metrics;
-use crate::upstream::Server;
+use crate::upstream::guard::Guard;
 use crate::upstream::health::Health;
+use crate::upstream::{Grant, Server};
 
 /// Servers that were tried already for one request, by index.
 pub type Tried = SmallVec<[u32; 4]>;
@@ -28,8 +29,10 @@ pub struct Pool {
     pub servers: Vec<Arc<Server>>,
     /// What is known of the fleet's load on them.
     pub share: Arc<Share<Server>>,
+    pub(super) guard: Arc<Guard>,
     queue: Mutex<Option<UnboundedReceiver<Waiter<Server>>>>,
-    ring: Option<Ring>,
+    pub(super) ring: Option<Ring>,
+    pub(super) panic: AtomicBool,
     ticket: AtomicU64,
     settled: AtomicBool,
 }
@@ -37,8 +40,9 @@ pub struct Pool {
 impl Pool {
     /// A pool whose servers have not been checked yet.
     pub fn new(config: config::Pool, metrics: &Metrics) -> Self {
+        let guard = Arc::new(Guard::new(&config, metrics));
         let mut servers: Vec<_> =
-            config.servers.iter().map(|server| Arc::new(Server::new(&config.name, server, metrics))).collect();
+            config.servers.iter().map(|server| Arc::new(Server::new(&guard, server, metrics))).collect();
         servers.sort_by_key(|server| server.priority);
         let ring = (config.balance == Policy::Hash)
             .then(|| Ring::new(servers.iter().map(|server| (server.name.as_str(), server.weight))));
@@ -47,8 +51,10 @@ impl Pool {
             config,
             servers,
             share,
+            guard,
             queue: Mutex::new(Some(queue)),
             ring,
+            panic: AtomicBool::new(false),
             // At random, so that nodes do not take turns in step.
             ticket: AtomicU64::new(fastrand::u64(..)),
             settled: AtomicBool::new(false),
@@ -60,19 +66,22 @@ impl Pool {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// A lease on the server that shall take a request: chosen by Redis in exact mode, else, or when Redis does not
-    /// answer in time, by [`Pool::choose`]. None: nobody is left.
-    pub async fn acquire(&self, tried: &[u32], key: u64) -> Option<Lease<Server>> {
+    /// A grant of the server that shall take a request: one that waits for a probe, else chosen by Redis in exact mode,
+    /// else, or when Redis does not answer in time, by [`Pool::choose`]. None: nobody is left.
+    pub async fn acquire(&self, tried: &[u32], key: u64) -> Option<Grant> {
+        if let Some(probe) = self.probe(tried, key) {
+            return Some(probe);
+        }
         if self.config.balance == Policy::LeastLoad && self.share.mode() == Mode::Exact {
             let candidates = self.candidates(tried);
             if candidates.is_empty() {
                 return None;
             }
             if let Some(lease) = self.share.acquire(self.all_but(&candidates)).await {
-                return Some(lease);
+                return Some(lease.into());
             }
         }
-        self.choose(tried, key).cloned().map(Lease::take)
+        self.choose(tried, key).cloned().map(|server| Lease::take(server).into())
     }
 
     /// **The choice.** Takes the eligible servers of the first tier that has any, leaves out those tried already,
@@ -118,7 +127,7 @@ impl Pool {
 
     /// Whether anybody is left to try.
     pub fn has_other(&self, tried: &[u32]) -> bool {
-        !self.candidates(tried).is_empty()
+        !self.eligible(tried).is_empty()
     }
 
     /// A server's index.
@@ -146,23 +155,6 @@ impl Pool {
         }
     }
 
-    fn candidates(&self, tried: &[u32]) -> SmallVec<[Candidate; 16]> {
-        let mut candidates = SmallVec::new();
-        let mut tier = None;
-        for (index, server) in self.servers.iter().enumerate() {
-            let index = index as u32;
-            if tier.is_some_and(|tier| server.priority > tier) {
-                break;
-            }
-            if !server.is_eligible() || tried.contains(&index) {
-                continue;
-            }
-            tier = Some(server.priority);
-            candidates.push(Candidate { index, in_flight: server.in_flight(), weight: server.weight as f32 });
-        }
-        candidates
-    }
-
     fn next_ticket(&self) -> u64 {
         // Only turn-taking needs tickets; everybody else is spared the shared cache line.
         match self.config.balance {
@@ -172,7 +164,7 @@ impl Pool {
     }
 }
 
-fn fastrand_with<T>(run: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
+pub(super) fn fastrand_with<T>(run: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
     thread_local! {
         static RNG: std::cell::RefCell<fastrand::Rng> = std::cell::RefCell::new(fastrand::Rng::new());
     }
@@ -210,6 +202,9 @@ mod tests {
                 idle: std::time::Duration::from_secs(30),
                 idle_max: 10,
             },
+            ejection: Some(config::Ejection::default()),
+            panic_below: 0,
+            slow_start: std::time::Duration::ZERO,
         };
         let pool = Pool::new(config, &Metrics::new().unwrap());
         for server in &pool.servers {
