@@ -227,9 +227,6 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
     ) -> Result<()> {
         let status = response.status;
-        if let Some(server) = &ctx.server {
-            server.answered();
-        }
         let plain = !ctx.upgrade && !is_stream(response);
         if is_final(status) && !ctx.header_arrived(status.as_u16(), plain) {
             return fail(ctx, Refusal::ResponseTimeout);
@@ -279,10 +276,9 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        let failure = Refusal::of_connect(&error);
-        ctx.end_attempt(Some(failure));
+        ctx.end_attempt(Some(Refusal::ConnectFailed));
         let in_time = ctx.deadline.is_none_or(|deadline| Instant::now() < deadline);
-        ctx.failure = Some(if in_time { failure } else { Refusal::ResponseTimeout });
+        ctx.failure = Some(if in_time { Refusal::ConnectFailed } else { Refusal::ResponseTimeout });
         let (Some(target), Some(server)) = (&ctx.target, &ctx.server) else { return error };
         ctx.tried.extend(target.pool.index_of(server));
         let again = in_time

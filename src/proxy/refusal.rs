@@ -27,8 +27,6 @@ pub enum Refusal {
     NoServer,
     /// No connection to a server could be made.
     ConnectFailed,
-    /// No connection to a server could be made, because this process has no descriptor or port left.
-    NoSocket,
     /// The server closed the connection before it answered.
     UpstreamReset,
     /// What the server answered is not HTTP.
@@ -52,7 +50,6 @@ impl Refusal {
             Refusal::SlowBody => "slow-body",
             Refusal::NoServer => "no-server",
             Refusal::ConnectFailed => "connect-failed",
-            Refusal::NoSocket => "no-socket",
             Refusal::UpstreamReset => "upstream-reset",
             Refusal::UpstreamInvalid => "upstream-invalid",
             Refusal::ResponseTimeout => "response-timeout",
@@ -71,7 +68,7 @@ impl Refusal {
             Refusal::ClientGone => 499,
             Refusal::Internal => 500,
             Refusal::ConnectFailed | Refusal::UpstreamReset | Refusal::UpstreamInvalid => 502,
-            Refusal::NoServer | Refusal::NoSocket => 503,
+            Refusal::NoServer => 503,
             Refusal::ResponseTimeout | Refusal::IdleTimeout => 504,
         };
         StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
@@ -90,8 +87,9 @@ impl Refusal {
                 ErrorType::ConnectTimedout
                 | ErrorType::ConnectRefused
                 | ErrorType::ConnectNoRoute
-                | ErrorType::ConnectError => Refusal::ConnectFailed,
-                ErrorType::BindError | ErrorType::SocketError => Refusal::NoSocket,
+                | ErrorType::ConnectError
+                | ErrorType::BindError
+                | ErrorType::SocketError => Refusal::ConnectFailed,
                 ErrorType::ReadTimedout | ErrorType::WriteTimedout => Refusal::IdleTimeout,
                 ErrorType::InvalidHTTPHeader | ErrorType::H1Error | ErrorType::H2Error | ErrorType::InvalidH2 => {
                     Refusal::UpstreamInvalid
@@ -102,20 +100,10 @@ impl Refusal {
         }
     }
 
-    /// What a connection that could not be made comes to.
-    pub fn of_connect(error: &Error) -> Refusal {
-        // Pingora wraps these two in an internal error.
-        match error.root_etype() {
-            ErrorType::SocketError | ErrorType::BindError => Refusal::NoSocket,
-            _ => Refusal::ConnectFailed,
-        }
-    }
-
     /// What it says about the server that was tried.
     pub fn outcome(self) -> Outcome {
         match self {
             Refusal::ConnectFailed => Outcome::ConnectFailed,
-            Refusal::NoSocket => Outcome::Unsent,
             Refusal::UpstreamReset => Outcome::Reset,
             Refusal::UpstreamInvalid => Outcome::Invalid,
             Refusal::ResponseTimeout | Refusal::IdleTimeout => Outcome::Timeout,
@@ -157,10 +145,6 @@ mod tests {
     fn who_failed_and_how_decides() {
         let upstream = |kind| Error::new_up(kind);
         assert_eq!(Refusal::of(&upstream(ErrorType::ConnectRefused)), Refusal::ConnectFailed);
-        let wrapped = Error::because(ErrorType::InternalError, "10.0.0.1:80", Error::new(ErrorType::SocketError));
-        assert_eq!(Refusal::of_connect(&wrapped), Refusal::NoSocket);
-        assert_eq!(Refusal::of_connect(&upstream(ErrorType::ConnectTimedout)), Refusal::ConnectFailed);
-        assert!(!Refusal::NoSocket.outcome().is_error());
         assert_eq!(Refusal::of(&upstream(ErrorType::ReadTimedout)), Refusal::IdleTimeout);
         assert_eq!(Refusal::of(&upstream(ErrorType::ConnectionClosed)), Refusal::UpstreamReset);
         assert_eq!(Refusal::of(&upstream(ErrorType::InvalidHTTPHeader)), Refusal::UpstreamInvalid);

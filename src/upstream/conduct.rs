@@ -33,8 +33,6 @@ pub struct Conduct {
     probe: AtomicBool,
     /// When the last probe began; nanoseconds, 0: never.
     probe_began: AtomicU64,
-    /// When a response header last came; nanoseconds, 0: never.
-    last_answer: AtomicU64,
     times: Times,
     /// When it was last found to be slow; nanoseconds, 0: never.
     slow_at: AtomicU64,
@@ -66,7 +64,6 @@ impl Conduct {
             good: AtomicU64::new(0),
             probe: AtomicBool::new(false),
             probe_began: AtomicU64::new(0),
-            last_answer: AtomicU64::new(0),
             times: Times::default(),
             slow_at: AtomicU64::new(0),
         }
@@ -107,17 +104,6 @@ impl Conduct {
     /// Attempts that went well.
     pub fn good(&self) -> u64 {
         self.good.load(Ordering::Relaxed)
-    }
-
-    /// A response header has come.
-    #[inline]
-    pub fn answered(&self, at: Instant) {
-        self.last_answer.store(clock::nanos(clock::of(at)), Ordering::Relaxed);
-    }
-
-    /// Whether any response header has come since then.
-    pub fn answered_since(&self, began: Instant) -> bool {
-        self.last_answer.load(Ordering::Relaxed) >= clock::nanos(clock::of(began))
     }
 
     /// An attempt that is no probe is over. `told`: its failure was counted already, when its silence was noticed.
@@ -266,8 +252,7 @@ impl Conduct {
         if let Some(took) = took
             && self.guard.latency() != Latency::Off
         {
-            // Some header came a moment ago: that is near enough, and no look at the clock.
-            self.times.record(took, Duration::from_nanos(self.last_answer.load(Ordering::Relaxed)));
+            self.times.record(took, clock::now());
         }
     }
 

@@ -36,12 +36,10 @@ pub enum Outcome {
     Invalid,
     /// The client left; says nothing about the server.
     Cancelled,
-    /// This process had no descriptor or port left for it; says nothing about the server.
-    Unsent,
 }
 
 impl Outcome {
-    const ALL: [Outcome; 8] = [
+    const ALL: [Outcome; 7] = [
         Outcome::Success,
         Outcome::ServerError,
         Outcome::ConnectFailed,
@@ -49,7 +47,6 @@ impl Outcome {
         Outcome::Timeout,
         Outcome::Invalid,
         Outcome::Cancelled,
-        Outcome::Unsent,
     ];
 
     /// The value of the metric's label.
@@ -62,7 +59,6 @@ impl Outcome {
             Outcome::Timeout => "timeout",
             Outcome::Invalid => "invalid",
             Outcome::Cancelled => "cancelled",
-            Outcome::Unsent => "unsent",
         }
     }
 
@@ -74,7 +70,7 @@ impl Outcome {
     /// How it failed; None: it did not, or not by its server's fault.
     fn failure(self) -> Option<Kind> {
         match self {
-            Outcome::Success | Outcome::Cancelled | Outcome::Unsent => None,
+            Outcome::Success | Outcome::Cancelled => None,
             Outcome::ServerError => Some(Kind::Status),
             Outcome::ConnectFailed => Some(Kind::Connect),
             Outcome::Reset => Some(Kind::Reset),
@@ -261,16 +257,6 @@ impl Server {
         }
         self.health.store(checks.machine.health() as u8, Ordering::Relaxed);
         change
-    }
-
-    /// A response header has come from it.
-    pub fn answered(&self) {
-        self.conduct.answered(Instant::now());
-    }
-
-    /// Whether any response header has come from it since then.
-    pub fn answered_since(&self, began: Instant) -> bool {
-        self.conduct.answered_since(began)
     }
 
     /// An attempt that was sent then has waited for long while the server answered nothing at all: that is a failure, and
