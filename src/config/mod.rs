@@ -27,6 +27,7 @@ mod redis;
 mod redis_url;
 mod root;
 mod route;
+mod rules;
 mod suggest;
 mod tree;
 mod units;
@@ -35,14 +36,15 @@ mod yaml;
 
 pub use ejection::{Ejection, Latency};
 pub use health::{Check, Health};
-pub use listener::{ClientTimeouts, Listener};
-pub use pool::{Address, HashKey, Pool, Server, Upstream};
+pub use listener::{ClientLimits, ClientTimeouts, Listener};
+pub use pool::{Address, HashKey, Pool, Queue, Server, Upstream};
 pub use problem::{Problem, Problems};
 pub use process::{AccessFormat, AccessLog, Admin, Log, LogFormat, Shutdown};
 pub use redis::{Mode, Redis, RedisTls};
 pub use redis_url::RedisServers;
 pub use root::schema;
 pub use route::{HostPattern, Match, Route, RouteTimeouts, Share};
+pub use rules::{HeaderRules, Redirect, Rules};
 
 use problem::{Findings, Step};
 use tree::Node;
@@ -68,6 +70,8 @@ pub struct Config {
     pub access_log: Option<AccessLog>,
     /// How the process ends.
     pub shutdown: Shutdown,
+    /// Requests at once on this node. None: no limit.
+    pub max_in_flight: Option<usize>,
     /// Worker threads of the proxy; 0 = one per core.
     pub threads: usize,
 }
@@ -89,7 +93,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 
 fn reason(error: &std::io::Error) -> String {
     match error.kind() {
-        std::io::ErrorKind::NotFound => "there is no such file (name another with `-c FILE`)".to_owned(),
+        std::io::ErrorKind::NotFound => "there is no such file: check its path".to_owned(),
         std::io::ErrorKind::PermissionDenied => "permission denied: let this user read the file".to_owned(),
         std::io::ErrorKind::IsADirectory => "it is a directory: name a file".to_owned(),
         _ => error.to_string(),

@@ -7,14 +7,19 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 
 use crate::filters::client::Client;
+use crate::load::Lease;
+use crate::load::connections::Pass;
 use crate::node::Node;
 use crate::proxy::Patience;
 use crate::proxy::deadline::{Socket, Ticket};
 use crate::proxy::refusal::Refusal;
+use crate::proxy::slow::Pace;
 use crate::snapshot::{Route, Snapshot, Target};
+use crate::upstream::admission::Seat;
+use crate::upstream::circuit::Trial;
 use crate::upstream::pool::Tried;
 use crate::upstream::server::{Ended, Outcome};
-use crate::upstream::{Grant, Server};
+use crate::upstream::{Probe, Server};
 
 /// One request.
 #[derive(Debug)]
@@ -53,6 +58,10 @@ pub struct Context {
     pub to_header: Option<Duration>,
     /// When the client had sent all of its body.
     pub uploaded: Option<Instant>,
+    /// How fast the client is.
+    pub(super) pace: Pace,
+    /// Its place among those that `max_in_flight` admits.
+    place: Option<Pass>,
     node: Arc<Node>,
     attempt: Option<Attempt>,
 }
@@ -60,7 +69,11 @@ pub struct Context {
 /// One attempt at one server. Holds the one lease of the request.
 #[derive(Debug)]
 struct Attempt {
-    grant: Grant,
+    lease: Lease<Server>,
+    /// The pool's circuit was not closed when it began.
+    trial: Option<Trial>,
+    /// It tries a server that was left out.
+    probe: Option<Probe>,
     began: Instant,
     ticket: Option<Ticket>,
     status: u16,
@@ -88,17 +101,27 @@ impl Context {
             failure: None,
             to_header: None,
             uploaded: None,
+            pace: Pace::default(),
+            place: None,
             node: node.clone(),
             attempt: None,
         }
     }
 
+    /// Counts the request on the node. False: there are too many already.
+    pub fn enter(&mut self) -> bool {
+        let Some(gate) = &self.node.in_flight else { return true };
+        self.place = gate.enter(None).ok();
+        self.place.is_some()
+    }
+
     /// An attempt begins; the last must have ended.
-    pub fn begin_attempt(&mut self, grant: Grant) {
+    pub fn begin_attempt(&mut self, Seat { lease, trial, probe }: Seat) {
         self.attempts += 1;
         self.to_header = None;
-        self.server = Some(grant.holder().clone());
-        self.attempt = Some(Attempt { grant, began: Instant::now(), ticket: None, status: 0, first_byte: None });
+        self.server = Some(lease.holder().clone());
+        let began = Instant::now();
+        self.attempt = Some(Attempt { lease, trial, probe, began, ticket: None, status: 0, first_byte: None });
     }
 
     /// The attempt has a connection: from now on its deadline is watched.
@@ -127,6 +150,12 @@ impl Context {
             let since = self.uploaded.map_or(attempt.began, |uploaded| uploaded.max(attempt.began));
             attempt.first_byte = Some(now.saturating_duration_since(since));
         }
+        if attempt.trial.is_some()
+            && status < 500
+            && let Some(target) = &self.target
+        {
+            target.pool.circuit.learned(true);
+        }
         !self.disarm()
     }
 
@@ -141,8 +170,15 @@ impl Context {
             None if attempt.status >= 500 => Outcome::ServerError,
             None => Outcome::Success,
         };
-        let Attempt { grant, began, first_byte, .. } = attempt;
-        grant.end(&Ended { outcome, began, to_header: self.to_header, first_byte, told: false });
+        let Attempt { began, first_byte, .. } = attempt;
+        let ended = Ended { outcome, began, to_header: self.to_header, first_byte, told: false };
+        attempt.lease.holder().observe_attempt(&ended, attempt.probe.as_ref());
+        if attempt.trial.is_some()
+            && outcome.is_error()
+            && let Some(target) = &self.target
+        {
+            target.pool.circuit.learned(false);
+        }
     }
 
     /// Stops watching the deadline. True if it was over.
@@ -180,7 +216,7 @@ mod tests {
 
     fn begin(ctx: &mut Context) {
         let server = ctx.snapshot.pools[0].servers[0].clone();
-        ctx.begin_attempt(Lease::take(server).into());
+        ctx.begin_attempt(Seat { lease: Lease::take(server), trial: None, probe: None });
     }
 
     #[test]

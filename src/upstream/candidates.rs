@@ -7,7 +7,7 @@ use crate::load::fleet::Mode;
 use crate::upstream::ejection::Standing;
 use crate::upstream::pool::fastrand_with;
 use crate::upstream::strain::{self, Presence};
-use crate::upstream::{Grant, Pool, Probe, Server};
+use crate::upstream::{Pool, Probe, Server};
 
 pub(super) type Candidates = SmallVec<[Candidate; 16]>;
 
@@ -19,7 +19,7 @@ impl Pool {
 
     /// A server that was left out and waits for a probe gets this request, if it is the first attempt of it. With
     /// `hash`, only if the server is the one that the key belongs to.
-    pub fn probe(&self, tried: &[u32], key: u64) -> Option<Grant> {
+    pub(super) fn probe(&self, tried: &[u32], key: u64) -> Option<(u32, Probe)> {
         if self.guard.probing() == 0 || !tried.is_empty() {
             return None;
         }
@@ -37,7 +37,7 @@ impl Pool {
                 && home.is_none_or(|home| home == index)
                 && let Some(probe) = Probe::begin(server, false)
             {
-                return Some(probe.grant());
+                return Some((index, probe));
             }
             if server.is_alive() {
                 serving = Some(server.priority);

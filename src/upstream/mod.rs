@@ -3,6 +3,7 @@
 //! | part | does |
 //! |---|---|
 //! | [`pool`], `candidates` | the servers of a pool, and **the choice** among those that may be chosen |
+//! | [`admission`], [`circuit`] | the way to a choice: what is refused, and who waits |
 //! | [`server`] | one server: where it is, how it is |
 //! | [`resolve`], [`check`], [`health`] | its address, its health checks, what follows from them |
 //! | [`conduct`] | what requests tell about it; drives the three below |
@@ -13,11 +14,14 @@
 //! | [`probe`] | requests that try a server that was left out |
 //! | [`watch`] | what is looked at several times a second |
 
+pub mod admission;
 mod candidates;
 pub mod check;
+pub mod circuit;
 pub mod clock;
 pub mod conduct;
 pub mod ejection;
+pub mod errno;
 pub mod guard;
 pub mod health;
 pub mod outlier;
@@ -29,5 +33,5 @@ pub mod strain;
 pub mod watch;
 
 pub use pool::Pool;
-pub use probe::{Grant, Probe};
+pub use probe::Probe;
 pub use server::Server;

@@ -10,7 +10,7 @@ use pingora::upstreams::peer::HttpPeer;
 use prometheus::IntCounter;
 
 use crate::config;
-use crate::load::Ledger;
+use crate::load::{Ledger, Queue};
 use crate::observe::latency::Latencies;
 use crate::observe::metrics::Metrics;
 use crate::upstream::Probe;
@@ -107,6 +107,8 @@ pub struct Server {
     pub weight: u32,
     /// 0 serves first.
     pub priority: u32,
+    /// The most requests that the fleet may have in flight on it.
+    pub max_in_flight: Option<u32>,
     /// Its latencies of late.
     pub latencies: Latencies,
     /// What requests tell about it.
@@ -139,15 +141,18 @@ impl AsRef<Ledger> for Server {
 
 impl Server {
     /// A server of `guard`'s pool that has not been checked or resolved yet.
-    pub fn new(guard: &Arc<Guard>, config: &config::Server, metrics: &Metrics) -> Self {
+    ///
+    /// `queue`: who is to be called when a request on it ends.
+    pub fn new(guard: &Arc<Guard>, config: &config::Server, metrics: &Metrics, queue: Option<Arc<Queue>>) -> Self {
         Server {
             conduct: Conduct::new(&config.name, config.priority, guard),
             name: config.name.clone(),
             address: config.address.clone(),
             weight: config.weight,
             priority: config.priority,
+            max_in_flight: config.max_in_flight,
             latencies: Latencies::default(),
-            ledger: Ledger::default(),
+            ledger: Ledger::with_queue(queue),
             peer: ArcSwapOption::empty(),
             health: AtomicU8::new(Health::Unknown as u8),
             checks: Mutex::default(),
@@ -310,7 +315,7 @@ mod tests {
         let config = config::Config::quick(listen, &[("web".into(), 80)], None, None).unwrap();
         let pool = &config.pools[0];
         let metrics = Metrics::new().unwrap();
-        let server = Server::new(&Arc::new(Guard::new(pool, &metrics)), &pool.servers[0], &metrics);
+        let server = Server::new(&Arc::new(Guard::new(pool, &metrics)), &pool.servers[0], &metrics, None);
         let [here, there] = ["10.0.0.1:80", "10.0.0.2:80"].map(|address| address.parse().ok());
         let observe = |at, result| server.observe_check(at, result, 2, 3);
         assert_eq!(observe(None, Err("no address".into())), Some(Health::Down));
