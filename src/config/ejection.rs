@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::fields::Fields;
-use super::kind::{OrNone, Word, whole};
+use super::kind::{Kind, OrNone, Parsed, Section, ShortOr, Word, whole};
 use super::units::{percent, span_from};
 
 /// When a server is left out for what becomes of requests sent to it.
@@ -45,7 +45,23 @@ impl Default for Ejection {
     }
 }
 
-pub(super) fn ejection(f: &mut Fields<'_>) -> Option<Ejection> {
+/// `none`, or the keys of an [`Ejection`].
+pub(super) fn ejection_or_none() -> impl Kind<Out = Option<Ejection>> {
+    ShortOr {
+        short: Parsed {
+            what: "`none`",
+            pattern: "^none$",
+            parse: |text| match text {
+                "none" => Ok(None),
+                _ => Err("is neither `none` nor a mapping of keys".to_owned()),
+            },
+        },
+        long: Section(|f| ejection(f).map(Some)),
+        what: "a mapping of keys, or `none`",
+    }
+}
+
+fn ejection(f: &mut Fields<'_>) -> Option<Ejection> {
     let consecutive = f.default(
         "consecutive",
         "Failures in a row (status 5xx, no connection, reset, timeout, not HTTP) that eject a server; `none`: any number.",

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::ejection::{Ejection, ejection};
+use super::ejection::{Ejection, ejection_or_none};
 use super::fields::Fields;
 use super::health::{Health, health};
-use super::kind::{List, OrNone, Parsed, Section, ShortOr, Word, count, whole};
+use super::kind::{List, Parsed, Section, ShortOr, Word, count, whole};
 use super::route::{cookie_name, header_name, placed};
 use super::units::{name, percent, server_address, span, span_from};
 use crate::balance::Policy;
@@ -142,7 +142,7 @@ pub(super) fn pool(f: &mut Fields<'_>) -> Option<PoolDraft> {
     let ejection = f.optional(
         "ejection",
         "When a server is left out for what becomes of requests, whatever its checks say; `none`: never.",
-        OrNone(Section(ejection)),
+        ejection_or_none(),
     );
     let panic_below = f.default(
         "panic_below",

@@ -143,3 +143,6 @@ impl Pool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

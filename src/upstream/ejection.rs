@@ -258,7 +258,13 @@ impl Machine {
     }
 
     /// An attempt failed. `may_go` asks whether one more may be left out; once it has said yes, it must count this one.
-    pub fn failed(&mut self, kind: Kind, at: Moment, rules: &Ejection, may_go: impl FnOnce() -> bool) -> Option<Change> {
+    pub fn failed(
+        &mut self,
+        kind: Kind,
+        at: Moment,
+        rules: &Ejection,
+        may_go: impl FnOnce() -> bool,
+    ) -> Option<Change> {
         if self.phase != Phase::Serving {
             return None;
         }
@@ -395,7 +401,8 @@ impl Machine {
             self.level = self.level.saturating_sub(self.good_service(at, rules));
         }
         let longest = LONGEST.max(rules.base);
-        let time = |level: u32| rules.base.saturating_mul(1_u32.checked_shl(level - 1).unwrap_or(u32::MAX)).min(longest);
+        let time =
+            |level: u32| rules.base.saturating_mul(1_u32.checked_shl(level - 1).unwrap_or(u32::MAX)).min(longest);
         // Beyond the longest time there is nothing to remember.
         if self.level == 0 || time(self.level) < longest {
             self.level += 1;

@@ -144,9 +144,17 @@ mod tests {
 
     #[test]
     fn the_share_rounds_down_but_one_may_go_while_another_stays() {
-        for (max_ejected, servers, expected) in
-            [(30, 1, 0), (30, 2, 1), (30, 4, 1), (30, 6, 1), (30, 7, 2), (29, 100, 29), (100, 1, 0), (100, 3, 3), (1, 50, 1)]
-        {
+        for (max_ejected, servers, expected) in [
+            (30, 1, 0),
+            (30, 2, 1),
+            (30, 4, 1),
+            (30, 6, 1),
+            (30, 7, 2),
+            (29, 100, 29),
+            (100, 1, 0),
+            (100, 3, 3),
+            (1, 50, 1),
+        ] {
             assert_eq!(most(max_ejected, servers), expected, "{max_ejected} % of {servers}");
         }
     }

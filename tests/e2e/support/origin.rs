@@ -58,6 +58,7 @@ struct State {
     connections: AtomicUsize,
     lost: AtomicUsize,
     hang_up_on_reuse: AtomicBool,
+    fails: AtomicBool,
 }
 
 /// A server behind the proxy.
@@ -91,6 +92,7 @@ impl Origin {
             connections: AtomicUsize::new(0),
             lost: AtomicUsize::new(0),
             hang_up_on_reuse: AtomicBool::new(false),
+            fails: AtomicBool::new(false),
         };
         let port = Reserved::new();
         Origin { address: port.address, port, state: Arc::new(state), running: None }
@@ -120,6 +122,11 @@ impl Origin {
     /// Milliseconds that every answer takes from now on.
     pub fn delay(&self, ms: usize) {
         self.state.delay.store(ms, SeqCst);
+    }
+
+    /// Answers 500 at once from now on, or no longer; health checks are answered as before.
+    pub fn fails(&self, fails: bool) {
+        self.state.fails.store(fails, SeqCst);
     }
 
     /// A second request over one connection is read, and then the connection ends.
@@ -258,6 +265,11 @@ async fn answer(wire: &mut Wire, state: &State, head: &Head) -> io::Result<bool>
     let path = head.word(1).split('?').next().unwrap_or("");
     let words: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let number = |n: usize| words.get(n).and_then(|w| w.parse::<u64>().ok()).unwrap_or(0);
+    if state.fails.load(SeqCst) {
+        wire.body(body).await?;
+        wire.write(page(500, "", "broken")).await?;
+        return Ok(true);
+    }
     let delay = state.delay.load(SeqCst) as u64;
     if delay > 0 {
         pause(wire, delay).await?;
