@@ -111,7 +111,7 @@ impl ServerState {
             .to_owned();
         }
         if matches!(standing, Standing::Condemned | Standing::Silent) && !reason.is_empty() {
-            reason.push_str(" (serves on: `max_ejected`)");
+            reason.push_str(" (not ejected: too few others serve)");
         }
         ServerState {
             name: server.name.clone(),

@@ -309,7 +309,11 @@ impl Conduct {
                 log::warn!(pool = pool, server = server, reason = reason, for_ms = for_ms; "server_ejected");
             }
             Change::Condemned => {
-                log::warn!(pool = pool, server = server, reason = reason, kept_by = "max_ejected"; "server_condemned");
+                log::warn!(
+                    pool = pool, server = server, reason = reason,
+                    hint = "not ejected: too few others serve, or `ejection.max_ejected` are out";
+                    "server_condemned"
+                );
             }
             Change::Probing => log::info!(pool = pool, server = server; "server_probing"),
             Change::Back => log::info!(pool = pool, server = server; "server_back"),

@@ -46,7 +46,7 @@ async fn a_server_that_answers_500_at_once_gets_few_requests_and_comes_back_when
     let shown = fairlead.server(&bad.server()).await;
     let weight = shown["weight"]["effective"].as_f64().unwrap();
     assert!((0.1..1.0).contains(&weight) && shown["ejection"] == "none", "{shown}");
-    assert_eq!(fairlead.events("server_back").len(), 1);
+    until("it is told", async || fairlead.events("server_back").len() == 1).await;
     fairlead.wait_state(&bad.server(), "up").await;
     assert_eq!(fairlead.server(&bad.server()).await["weight"]["effective"], 1.0);
     let served = load.tally().by_body["a"];
@@ -68,8 +68,10 @@ async fn a_lone_server_is_never_ejected() {
     assert!(shown["reason"].as_str().is_some_and(|why| why.contains("failures in a row")), "{shown}");
     assert_eq!(fairlead.metric("fairlead_ejections_total", &[]).await, 0.0);
     origin.fails(false);
-    assert_eq!(client.get("/").await.status, 200);
-    assert_eq!(fairlead.server(&origin.server()).await["reason"], "");
+    for _ in 0..60 {
+        assert_eq!(client.get("/").await.status, 200);
+    }
+    assert_eq!(fairlead.server(&origin.server()).await["reason"], "", "less than half of them failed");
 }
 
 #[tokio::test]
@@ -90,7 +92,7 @@ async fn no_more_than_max_ejected_are_out_and_who_stays_says_why() {
     let out = shown.iter().filter(|server| server["ejection"] == "ejected").count();
     assert_eq!(out, 2, "60 % of four, rounded down: {pool}");
     let condemned = shown.iter().find(|server| server["ejection"] == "none" && server["reason"] != "").unwrap();
-    assert!(condemned["state"] == "up" && condemned["reason"].as_str().unwrap().contains("max_ejected"), "{pool}");
+    assert!(condemned["state"] == "up" && condemned["reason"].as_str().unwrap().contains("not ejected"), "{pool}");
     assert_eq!(fairlead.metric("fairlead_ejections_total", &[]).await, 2.0);
 }
 
