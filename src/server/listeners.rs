@@ -34,6 +34,9 @@ pub enum StartError {
         /// What the system said.
         error: std::io::Error,
     },
+    /// What is configured of Redis cannot be used.
+    #[error(transparent)]
+    Redis(crate::load::redis::StartError),
     /// Two metrics of one name.
     #[error("cannot register metrics: {0}")]
     Metrics(prometheus::Error),

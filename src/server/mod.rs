@@ -21,6 +21,7 @@ use pingora::services::background::background_service;
 use crate::admin;
 use crate::config::Config;
 use crate::load::connections::Gate;
+use crate::load::redis::Client;
 use crate::node::{Lifecycle, Node};
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
@@ -59,6 +60,7 @@ impl Prepared {
 pub fn prepare(config: Config) -> Result<Prepared, StartError> {
     let listeners = config.listeners.iter().map(listeners::bind).collect::<Result<Vec<_>, _>>()?;
     let admin = config.admin.as_ref().map(admin::bind).transpose()?;
+    config.redis.as_ref().map_or(Ok(()), Client::check).map_err(StartError::Redis)?;
     let metrics = Metrics::new().map_err(StartError::Metrics)?;
     let access_log = match &config.access_log {
         None => None,

@@ -28,6 +28,7 @@ pub mod outlier;
 pub mod pool;
 pub mod probe;
 pub mod resolve;
+pub mod rhythm;
 pub mod server;
 pub mod strain;
 pub mod watch;

@@ -18,6 +18,7 @@ use crate::upstream::conduct::{Conduct, Ending};
 use crate::upstream::ejection::{Kind, Standing};
 use crate::upstream::guard::Guard;
 use crate::upstream::health::{Health, Machine};
+use crate::upstream::rhythm::Rhythm;
 
 /// How one attempt at a server ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +114,8 @@ pub struct Server {
     pub latencies: Latencies,
     /// What requests tell about it.
     pub conduct: Conduct,
+    /// How often it usually answers.
+    pub rhythm: Rhythm,
     ledger: Ledger,
     /// How to connect to it; none while its name has never resolved.
     peer: ArcSwapOption<HttpPeer>,
@@ -152,6 +155,7 @@ impl Server {
             priority: config.priority,
             max_in_flight: config.max_in_flight,
             latencies: Latencies::default(),
+            rhythm: Rhythm::default(),
             ledger: Ledger::with_queue(queue),
             peer: ArcSwapOption::empty(),
             health: AtomicU8::new(Health::Unknown as u8),
@@ -262,6 +266,11 @@ impl Server {
         }
         self.health.store(checks.machine.health() as u8, Ordering::Relaxed);
         change
+    }
+
+    /// A response header has come from it.
+    pub fn answered(&self, at: Instant) {
+        self.rhythm.answered(at);
     }
 
     /// An attempt that was sent then has waited for long while the server answered nothing at all: that is a failure, and
