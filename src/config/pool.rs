@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::ejection::{Ejection, ejection_or_none};
 use super::fields::Fields;
 use super::health::{Health, health};
 use super::kind::{List, Parsed, Section, ShortOr, Word, count, whole};
 use super::route::{cookie_name, header_name, placed};
-use super::units::{name, server_address, span};
+use super::units::{name, percent, server_address, span, span_from};
 use crate::balance::Policy;
 
 /// Servers that do the same work.
@@ -28,6 +29,29 @@ pub struct Pool {
     pub health: Health,
     /// How servers are reached.
     pub upstream: Upstream,
+    /// When a server is left out for what becomes of requests; None: never.
+    pub ejection: Option<Ejection>,
+    /// While fewer servers than this may be chosen, in percent, all are used, whatever is known of them. 0: never.
+    pub panic_below: u32,
+    /// How long a server that came back gets less than its share; 0: it gets all of it at once.
+    pub slow_start: Duration,
+    /// Requests that wait while all servers have `max_in_flight`.
+    pub queue: Queue,
+}
+
+/// Requests that wait while all servers have as many in flight as they may.
+#[derive(Clone, Copy, Debug)]
+pub struct Queue {
+    /// More are refused at once; 0: nobody waits.
+    pub max: usize,
+    /// Who has waited for so long is refused.
+    pub timeout: Duration,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Queue { max: 500, timeout: Duration::from_secs(2) }
+    }
 }
 
 /// What identifies a client to `balance: hash`.
@@ -53,6 +77,8 @@ pub struct Server {
     pub weight: u32,
     /// 0 serves first; others only while nobody before them can.
     pub priority: u32,
+    /// The most requests that the whole fleet may have in flight on it; None: no limit.
+    pub max_in_flight: Option<u32>,
 }
 
 /// HOST:PORT; shown with brackets around an IPv6 address.
@@ -113,7 +139,25 @@ pub(super) fn pool(f: &mut Fields<'_>) -> Option<PoolDraft> {
     );
     let health = f.section("health", "How servers are checked. Left out: a connection is opened.", health);
     let upstream = f.section("upstream", "How servers are reached.", upstream);
-    f.later(&["sticky", "discovery", "ejection", "panic_below", "queue", "slow_start"]);
+    let ejection = f.optional(
+        "ejection",
+        "When a server is left out for what becomes of requests, whatever its checks say; `none`: never.",
+        ejection_or_none(),
+    );
+    let panic_below = f.default(
+        "panic_below",
+        "While fewer servers than this may be chosen, all are used, whatever is known of them. 0%: never.",
+        percent(0),
+        "0%",
+    );
+    let queue = f.section("queue", "Requests that wait while all servers have `max_in_flight`.", queue);
+    let slow_start = f.default(
+        "slow_start",
+        "How long a server that came back or moved gets less than its share, from a tenth on; 0s: it gets all of it at once.",
+        span_from(Duration::ZERO),
+        "30s",
+    );
+    f.later(&["sticky", "discovery"]);
     let (places, servers) = placed(servers?);
     check_servers(f, &servers, &places);
     Some(PoolDraft {
@@ -124,6 +168,10 @@ pub(super) fn pool(f: &mut Fields<'_>) -> Option<PoolDraft> {
             servers,
             health: health?,
             upstream: upstream?,
+            ejection: ejection.unwrap_or_else(|| Some(Ejection::default())),
+            panic_below: panic_below?,
+            slow_start: slow_start?,
+            queue: queue?,
         },
         places,
     })
@@ -162,7 +210,7 @@ fn check_servers(f: &mut Fields<'_>, servers: &[Server], places: &[usize]) {
 
 impl Server {
     fn at(address: Address) -> Self {
-        Self { name: address.to_string(), address, weight: 1, priority: 0 }
+        Self { name: address.to_string(), address, weight: 1, priority: 0, max_in_flight: None }
     }
 }
 
@@ -172,9 +220,25 @@ fn server(f: &mut Fields<'_>) -> Option<Server> {
     let weight =
         f.default("weight", "A server of weight 2 gets twice the requests of one of weight 1.", whole(1, 1000), 1);
     let priority = f.default("priority", "0 serves first; others only while nobody before them can.", whole(0, 100), 0);
-    f.later(&["max_in_flight"]);
+    let max_in_flight = f.optional(
+        "max_in_flight",
+        "The most requests that the whole fleet may have in flight on it; others wait in the pool's queue. Default: no limit.",
+        whole(1, 1_000_000),
+    );
     let plain = Server::at(address?);
-    Some(Server { name: name.unwrap_or(plain.name), address: plain.address, weight: weight?, priority: priority? })
+    Some(Server {
+        name: name.unwrap_or(plain.name),
+        address: plain.address,
+        weight: weight?,
+        priority: priority?,
+        max_in_flight,
+    })
+}
+
+fn queue(f: &mut Fields<'_>) -> Option<Queue> {
+    let max = f.default("max", "More are refused at once; 0: nobody waits.", count(0, 1_000_000), 500);
+    let timeout = f.default("timeout", "Who has waited for so long is refused.", span(), "2s");
+    Some(Queue { max: max?, timeout: timeout? })
 }
 
 fn hash(f: &mut Fields<'_>) -> Option<HashKey> {

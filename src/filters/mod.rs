@@ -2,5 +2,8 @@
 
 pub mod client;
 pub mod hop_by_hop;
+pub mod rate_limit;
 pub mod request_id;
+pub mod rules;
+pub mod stream;
 pub mod target;

@@ -8,11 +8,16 @@ use tokio::sync::{mpsc, oneshot};
 use crate::balance::Policy;
 use crate::config;
 use crate::load::fleet::{Exchange, Fleet, Settings, Upkeep};
+use crate::load::rate::exchange as rate;
 use crate::load::redis::calls::Terms;
 use crate::load::redis::client::Client;
 use crate::node::Node;
 use crate::observe::fleet::FleetMetrics;
-use crate::upstream::Pool;
+use crate::upstream::admission::Limits;
+use crate::upstream::{Pool, Server};
+
+/// Where all servers are full: requests of a pool that ask Redis for room at the same time, and share its calls.
+const ASK_AT_ONCE: usize = 32;
 
 /// Joins from where the exchanges shall run.
 ///
@@ -64,6 +69,7 @@ async fn join(node: &Arc<Node>, redis: &config::Redis) {
         let Some(queue) = pool.take_queue() else { continue };
         let (command, commands) = mpsc::unbounded_channel();
         let (first_view, view) = oneshot::channel();
+        keep_limits(pool, redis.mode);
         let settings = settings(pool, redis, &incarnation, &active_pools);
         let exchange =
             Exchange::new(settings, client.clone(), pool.share.clone(), queue, commands, first_view, metrics.clone());
@@ -71,6 +77,7 @@ async fn join(node: &Arc<Node>, redis: &config::Redis) {
         exchanges.push(command);
         views.push(view);
     }
+    share_limits(node, redis, &client, &metrics);
     node.fleet.set(Fleet::new(client, exchanges)).ok();
     let all = async {
         for view in views {
@@ -83,8 +90,33 @@ async fn join(node: &Arc<Node>, redis: &config::Redis) {
     }
 }
 
+/// How `max_in_flight` is kept from now on.
+fn keep_limits(pool: &Pool, mode: config::Mode) {
+    let asked = pool.config.balance == Policy::LeastLoad && mode != config::Mode::Batched;
+    pool.set_limits(if asked { Limits::Asked } else { Limits::Seen });
+    if let (true, Some(queue)) = (asked, &pool.queue) {
+        queue.widen(ASK_AT_ONCE - 1);
+    }
+}
+
+/// Starts the loops of the rate limits that the fleet shares, where they do not run yet.
+fn share_limits(node: &Node, redis: &config::Redis, client: &Client, metrics: &FleetMetrics) {
+    let snapshot = node.snapshot.load();
+    let shared: Vec<_> = node.limits.all().into_iter().filter(|limit| limit.leases().is_some()).collect();
+    let limits = shared.len();
+    for limit in shared {
+        let route = snapshot.routes.all().find(|route| route.name == limit.route);
+        let pools: Vec<Arc<Pool>> = route.map(|route| route.pools().cloned().collect()).unwrap_or_default();
+        let nodes = move || pools.iter().map(|pool| pool.share.last_nodes()).max().unwrap_or(1);
+        if limit.leases().is_some_and(|leases| leases.set_fleet(nodes)) {
+            let settings = rate::Settings { namespace: redis.namespace.clone(), max_calls: redis.max_calls, limits };
+            tokio::spawn(rate::run(limit, client.clone(), metrics.clone(), settings));
+        }
+    }
+}
+
 fn settings(pool: &Pool, redis: &config::Redis, incarnation: &str, active_pools: &Arc<AtomicU32>) -> Settings {
-    let terms = |weight: u32| Terms { weight: f64::from(weight), cap: 0 };
+    let terms = |server: &Server| Terms { weight: f64::from(server.weight), cap: server.max_in_flight.unwrap_or(0) };
     Settings {
         pool: pool.config.name.clone(),
         namespace: redis.namespace.clone(),
@@ -94,7 +126,7 @@ fn settings(pool: &Pool, redis: &config::Redis, incarnation: &str, active_pools:
         timeout: redis.timeout,
         max_calls: redis.max_calls,
         active_pools: active_pools.clone(),
-        servers: pool.servers.iter().map(|server| (server.name.clone(), terms(server.weight))).collect(),
+        servers: pool.servers.iter().map(|server| (server.name.clone(), terms(server))).collect(),
         upkeep: Upkeep::default(),
     }
 }

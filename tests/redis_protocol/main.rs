@@ -11,6 +11,7 @@ mod heavy;
 mod member;
 mod oracle;
 mod random;
+mod rate;
 mod resp;
 mod server;
 mod table;

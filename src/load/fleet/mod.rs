@@ -18,7 +18,7 @@ pub mod mode;
 pub mod share;
 
 pub use exchange::{Command, Exchange, Settings, Upkeep};
-pub use share::{Mode, Share};
+pub use share::{Mode, Reply, Share};
 
 use std::time::Duration;
 

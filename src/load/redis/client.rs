@@ -115,6 +115,15 @@ impl Client {
         Ok(Self { inner: Arc::new(Inner { shared, supervisor: Mutex::new(Some(supervisor)) }) })
     }
 
+    /// Makes one connection, to see whether it can be had, and returns the version of the server.
+    ///
+    /// # Errors
+    /// Why it cannot, in words.
+    pub async fn probe(config: &config::Redis) -> Result<String, String> {
+        let settings = Settings::new(config).map_err(|error| error.to_string())?;
+        connection::open(&settings).await.map(|(_, held)| held.version.clone())
+    }
+
     /// Whether a client can start, short of a runtime: for whoever must know it before.
     ///
     /// # Errors
