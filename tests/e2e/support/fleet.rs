@@ -73,7 +73,7 @@ impl Fleet {
     fn yaml_of(&self, servers: &str, url: &str, more: &str) -> String {
         config(&format!(
             "routes: [{{ name: all, match: {{}}, pool: app, timeouts: {{ response: 20s, idle: 20s }} }}]\n\
-             pools: {{ app: {{ servers: [{servers}], health: {{ type: tcp, interval: 60s, timeout: 1s }} }} }}\n\
+             pools: {{ app: {{ servers: [{servers}], health: {{ type: tcp, interval: 60s, timeout: 1s }}, ejection: none }} }}\n\
              redis: {{ url: \"{url}\", mode: {}{more} }}\n",
             self.mode
         ))
