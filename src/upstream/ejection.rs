@@ -15,7 +15,7 @@
 //! (found by [`crate::upstream::outlier`]). One probe is sent at a time; an urgent one is sent when nobody else is left, so
 //! that one success is enough.
 //!
-//! The first ejection lasts `base`, each further one twice as long as the last, up to [`LONGEST`]; each `base` of good
+//! The first ejection lasts `base`, each further one twice as long as the last, up to five minutes; each `base` of good
 //! service takes one doubling back.
 
 use std::fmt::Write;
@@ -33,6 +33,8 @@ const LONGEST: Duration = Duration::from_secs(300);
 const PROBES: u32 = 3;
 /// So many failures without an answer are silence, where no number of failures ejects.
 const SILENCE: u32 = 5;
+/// Silence that is shorter means nothing for the others.
+const SILENT_FOR: Duration = Duration::from_secs(1);
 /// Successes without which a time was not one of good service.
 const GOOD_SERVICE: u64 = 10;
 
@@ -75,7 +77,7 @@ pub enum Standing {
     Serving,
     /// Serves, though it met a trigger: too many others are out.
     Condemned,
-    /// The same, and the last requests were not answered at all.
+    /// The same, and the last requests were not answered at all, for at least a second.
     Silent,
     /// Left out for some time.
     Ejected,
@@ -205,7 +207,9 @@ pub struct Machine {
     row: Tally,
     /// The last ones of the row, as far as nothing was answered.
     unanswered: u32,
-    /// Those are as many as would eject it.
+    /// When the first of those was noticed.
+    unanswered_since: Duration,
+    /// Those are as many as would eject it, and it has been so for a while.
     silent: bool,
     window: Window,
     condemned: bool,
@@ -272,7 +276,10 @@ impl Machine {
         self.window.failed[1].add(kind);
         self.row.add(kind);
         self.unanswered = if kind.is_answer() { 0 } else { self.unanswered + 1 };
-        self.silent = self.unanswered >= rules.consecutive.unwrap_or(SILENCE);
+        if self.unanswered == 1 {
+            self.unanswered_since = at.now;
+        }
+        self.listen(at, rules);
         if self.condemned {
             // Whether it may go now is asked at the next tick, not by each failure.
             return None;
@@ -343,6 +350,7 @@ impl Machine {
     /// Time passes; to be called several times a second.
     pub fn tick(&mut self, at: Moment, rules: &Ejection, may_go: impl FnOnce() -> bool) -> Option<Change> {
         self.window.roll(at);
+        self.listen(at, rules);
         match self.phase {
             Phase::Ejected { until } if at.now >= until => {
                 self.phase = Phase::Probing { passed: 0 };
@@ -431,6 +439,12 @@ impl Machine {
         self.slow_above = None;
         self.pardon();
         Change::Back
+    }
+
+    /// Notes whether it is silent. A pause of all servers at once, as when all of them become slow, is not enough for that.
+    fn listen(&mut self, at: Moment, rules: &Ejection) {
+        self.silent = self.unanswered >= rules.consecutive.unwrap_or(SILENCE)
+            && at.now.saturating_sub(self.unanswered_since) >= SILENT_FOR;
     }
 
     fn end_row(&mut self) {
