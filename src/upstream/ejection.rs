@@ -34,7 +34,7 @@ const PROBES: u32 = 3;
 /// So many failures without an answer are silence, where no number of failures ejects.
 const SILENCE: u32 = 5;
 /// Silence that is shorter means nothing for the others.
-const SILENT_FOR: Duration = Duration::from_secs(1);
+const SILENT_FOR: Duration = Duration::from_millis(700);
 /// Successes without which a time was not one of good service.
 const GOOD_SERVICE: u64 = 10;
 
@@ -77,7 +77,7 @@ pub enum Standing {
     Serving,
     /// Serves, though it met a trigger: too many others are out.
     Condemned,
-    /// The same, and the last requests were not answered at all, for at least a second.
+    /// The same, and the last requests were not answered at all, for a while.
     Silent,
     /// Left out for some time.
     Ejected,
