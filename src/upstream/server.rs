@@ -191,6 +191,16 @@ impl Server {
         self.conduct.standing() == Standing::Silent
     }
 
+    /// Whether it gives no sign of life, and has not for this long: down, left out, or condemned for its silence.
+    pub fn is_gone(&self, time: Duration) -> bool {
+        let long_ago = || Instant::now().checked_sub(time);
+        match self.conduct.silent_for() {
+            _ if !self.is_up() => true,
+            Some(silent) => silent >= time && long_ago().is_some_and(|then| !self.rhythm.answered_since(then)),
+            None => !self.is_alive(),
+        }
+    }
+
     /// Whether it waits for a probe.
     #[inline]
     pub fn wants_probe(&self) -> bool {
