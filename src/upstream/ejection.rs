@@ -33,8 +33,6 @@ const LONGEST: Duration = Duration::from_secs(300);
 const PROBES: u32 = 3;
 /// So many failures without an answer are silence, where no number of failures ejects.
 const SILENCE: u32 = 5;
-/// Silence that is shorter means nothing for the others.
-const SILENT_FOR: Duration = Duration::from_millis(700);
 /// Successes without which a time was not one of good service.
 const GOOD_SERVICE: u64 = 10;
 
@@ -77,7 +75,7 @@ pub enum Standing {
     Serving,
     /// Serves, though it met a trigger: too many others are out.
     Condemned,
-    /// The same, and the last requests were not answered at all, for a while.
+    /// The same, and the last requests were not answered at all.
     Silent,
     /// Left out for some time.
     Ejected,
@@ -207,9 +205,7 @@ pub struct Machine {
     row: Tally,
     /// The last ones of the row, as far as nothing was answered.
     unanswered: u32,
-    /// When the first of those was noticed.
-    unanswered_since: Duration,
-    /// Those are as many as would eject it, and it has been so for a while.
+    /// Those are as many as would eject it.
     silent: bool,
     window: Window,
     condemned: bool,
@@ -276,10 +272,7 @@ impl Machine {
         self.window.failed[1].add(kind);
         self.row.add(kind);
         self.unanswered = if kind.is_answer() { 0 } else { self.unanswered + 1 };
-        if self.unanswered == 1 {
-            self.unanswered_since = at.now;
-        }
-        self.listen(at, rules);
+        self.silent = self.unanswered >= rules.consecutive.unwrap_or(SILENCE);
         if self.condemned {
             // Whether it may go now is asked at the next tick, not by each failure.
             return None;
@@ -350,7 +343,6 @@ impl Machine {
     /// Time passes; to be called several times a second.
     pub fn tick(&mut self, at: Moment, rules: &Ejection, may_go: impl FnOnce() -> bool) -> Option<Change> {
         self.window.roll(at);
-        self.listen(at, rules);
         match self.phase {
             Phase::Ejected { until } if at.now >= until => {
                 self.phase = Phase::Probing { passed: 0 };
@@ -439,12 +431,6 @@ impl Machine {
         self.slow_above = None;
         self.pardon();
         Change::Back
-    }
-
-    /// Notes whether it is silent. A pause of all servers at once, as when all of them become slow, is not enough for that.
-    fn listen(&mut self, at: Moment, rules: &Ejection) {
-        self.silent = self.unanswered >= rules.consecutive.unwrap_or(SILENCE)
-            && at.now.saturating_sub(self.unanswered_since) >= SILENT_FOR;
     }
 
     fn end_row(&mut self) {

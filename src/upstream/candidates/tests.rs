@@ -51,19 +51,14 @@ fn standings(pool: &Pool) -> Vec<Standing> {
     pool.servers.iter().map(|server| server.conduct.standing()).collect()
 }
 
-/// Waits for it.
-fn until(pool: &Pool, server: usize, standing: Standing) {
+/// Waits until the time of an ejection is over.
+fn until_probing(pool: &Pool, server: usize) {
     let began = Instant::now();
-    while pool.servers[server].conduct.standing() != standing {
-        assert!(began.elapsed() < Duration::from_secs(10), "it is never {standing:?}");
+    while pool.servers[server].conduct.standing() != Standing::Probing {
+        assert!(began.elapsed() < Duration::from_secs(10), "it is never probed");
         std::thread::sleep(Duration::from_millis(1));
         pool.tick();
     }
-}
-
-/// Waits until the time of an ejection is over.
-fn until_probing(pool: &Pool, server: usize) {
-    until(pool, server, Standing::Probing);
 }
 
 #[test]
@@ -130,14 +125,12 @@ fn a_tier_that_is_silent_as_a_whole_is_gone() {
     assert_eq!(standings(&pool), [Standing::Ejected, Standing::Condemned, Standing::Serving]);
     assert_eq!(chosen(&pool), [1].into(), "it answers, at least");
     fail(&pool, 1, Outcome::Timeout, 5);
-    until(&pool, 1, Standing::Silent);
     assert_eq!(chosen(&pool), [2].into());
     assert!(!pool.all_gone());
     fail(&pool, 2, Outcome::ConnectFailed, 1);
     assert_eq!(pool.servers[2].conduct.standing(), Standing::Serving);
     fail(&pool, 2, Outcome::ConnectFailed, 4);
-    assert_eq!(pool.servers[2].conduct.standing(), Standing::Condemned, "alone in its tier, so not ejected");
-    until(&pool, 2, Standing::Silent);
+    assert_eq!(pool.servers[2].conduct.standing(), Standing::Silent, "alone in its tier, so not ejected");
     assert!(pool.all_gone());
     assert_eq!(chosen(&pool), [1].into(), "those who are left, the first tier first");
     // A success of the first tier is enough.
@@ -229,7 +222,6 @@ fn urgent_probes_are_few_and_one_success_is_enough() {
     // One that was condemned for its silence is tried in the same way.
     fail(&pool, 0, Outcome::Timeout, 5);
     fail(&pool, 1, Outcome::Timeout, 5);
-    until(&pool, 1, Standing::Silent);
     assert!(pool.all_gone());
     let probe = well.begin_probe(now + Duration::from_secs(9), Duration::ZERO).unwrap();
     well.observe_attempt(&ended(Outcome::Success), Some(&probe));
