@@ -11,6 +11,7 @@ use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::proxy::deadline::Deadlines;
 use crate::snapshot::Snapshot;
+use crate::tls::Tls;
 
 /// One running node.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub struct Node {
     pub access_log: Option<AccessLog>,
     /// Attempts that must answer in time.
     pub deadlines: Deadlines,
+    /// Its certificates.
+    pub tls: Tls,
     /// Where it is between start and end.
     pub lifecycle: Lifecycle,
     /// Its part in the fleet; none without Redis.

@@ -10,6 +10,7 @@ use prometheus::{Histogram, IntCounter};
 use crate::config::{self, ClientTimeouts, Config, Match, RouteTimeouts, Rules};
 use crate::observe::metrics::{Class, Metrics};
 use crate::routing::RouteTable;
+use crate::tls::{self, Tls};
 use crate::upstream::Pool;
 
 /// One consistent set of routes and pools.
@@ -32,6 +33,10 @@ pub struct Listener {
     pub name: String,
     /// As configured.
     pub timeouts: ClientTimeouts,
+    /// As configured.
+    pub redirect_to_https: Option<u16>,
+    /// None: without TLS.
+    pub tls: Option<Arc<tls::Listener>>,
 }
 
 /// A route with its pools.
@@ -83,9 +88,34 @@ impl Snapshot {
         );
         let listeners = config.listeners.iter().zip(bound);
         let listeners = listeners
-            .map(|(listener, &bound)| Listener { bound, name: listener.name.clone(), timeouts: listener.timeouts })
+            .map(|(listener, &bound)| Listener {
+                bound,
+                name: listener.name.clone(),
+                timeouts: listener.timeouts,
+                redirect_to_https: listener.redirect_to_https,
+                tls: None,
+            })
             .collect();
         Snapshot { routes: table, pools, listeners, trusted: config.trusted_proxies.clone() }
+    }
+
+    /// With the certificates that were loaded for the same configuration. Pools that are to be reached by TLS cannot be
+    /// without.
+    pub fn with_tls(mut self, tls: &Tls) -> Self {
+        for (place, listener) in self.listeners.iter_mut().enumerate() {
+            listener.tls = tls.listener(place).cloned();
+        }
+        for (place, pool) in self.pools.iter().enumerate() {
+            if let Some(tls) = tls.pool(place) {
+                pool.servers.iter().for_each(|server| server.set_tls(tls.clone()));
+            }
+        }
+        self
+    }
+
+    /// Whether any listener speaks TLS.
+    pub fn has_tls(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.tls.is_some())
     }
 
     /// The listener that a connection to `local` came in by: its own address before a wildcard on its port.

@@ -28,6 +28,7 @@ mod root;
 mod route;
 mod rules;
 mod suggest;
+mod tls;
 mod tree;
 mod units;
 mod variables;
@@ -41,10 +42,11 @@ pub use process::{AccessFormat, AccessLog, Admin, Log, LogFormat, Shutdown};
 pub use redis::{Mode, Redis, RedisTls};
 pub use redis_url::RedisServers;
 pub use root::schema;
+pub use tls::{CertificateFiles, ClientCertificates, ListenerTls, TlsVersion, UpstreamTls};
 pub use route::{HostPattern, Match, Route, RouteTimeouts, Share};
 pub use rules::{HeaderRules, Redirect, Rules};
 
-use problem::{Findings, Step};
+pub(crate) use problem::{Findings, Step};
 use tree::Node;
 
 /// A whole, valid configuration.
@@ -85,6 +87,12 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
         Problems::one(&file, Some(line), "is not UTF-8 text: save the file as UTF-8".to_owned())
     })?;
     parse(&text, &file, &|name| std::env::var(name).ok())
+}
+
+/// What was found in the files that the configuration at `path` names, with the lines that name them.
+pub(crate) fn in_file(path: &Path, found: Findings) -> Problems {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    found.into_problems(&path.display().to_string(), |path| locate::line_of(&text, path))
 }
 
 fn reason(error: &std::io::Error) -> String {

@@ -9,6 +9,7 @@ use http::HeaderName;
 use super::fields::Fields;
 use super::health::{Health, health};
 use super::kind::{List, Parsed, Section, ShortOr, Word, count, whole};
+use super::tls::{self, UpstreamTls};
 use super::route::{cookie_name, header_name, placed};
 use super::units::{name, server_address, span};
 use crate::balance::Policy;
@@ -94,7 +95,7 @@ impl fmt::Display for Address {
 }
 
 /// How servers are reached.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Upstream {
     /// Until the connection stands.
     pub connect_timeout: Duration,
@@ -102,6 +103,8 @@ pub struct Upstream {
     pub idle: Duration,
     /// Unused connections kept for the pool.
     pub idle_max: usize,
+    /// None: without TLS.
+    pub tls: Option<UpstreamTls>,
 }
 
 /// A pool, and for each of its servers the place in the file's list.
@@ -136,6 +139,9 @@ pub(super) fn pool(f: &mut Fields<'_>) -> Option<PoolDraft> {
     f.later(&["sticky", "discovery", "ejection", "panic_below", "slow_start"]);
     let (places, servers) = placed(servers?);
     check_servers(f, &servers, &places);
+    if let Some(tls) = upstream.as_ref().and_then(|upstream| upstream.tls.as_ref()) {
+        tls::check_names(f, tls, &servers);
+    }
     Some(PoolDraft {
         pool: Pool {
             name: f.own_name(),
@@ -261,6 +267,7 @@ fn upstream(f: &mut Fields<'_>) -> Option<Upstream> {
         "30s",
     );
     let idle_max = f.default("idle_max", "Unused connections kept for the pool.", count(0, 65_536), 1024);
-    f.later(&["protocol", "tls"]);
-    Some(Upstream { connect_timeout: connect_timeout?, idle: idle?, idle_max: idle_max? })
+    let tls = tls::upstream(f);
+    f.later(&["protocol"]);
+    Some(Upstream { connect_timeout: connect_timeout?, idle: idle?, idle_max: idle_max?, tls: tls? })
 }

@@ -39,11 +39,11 @@ pub use self::refusal::Refusal;
 
 use crate::balance::{Policy, hash_key};
 use crate::config::{HashKey, Redirect};
-use crate::filters::{client, hop_by_hop, request_id, rules, target};
+use crate::filters::{certificate, client, hop_by_hop, request_id, rules, target};
 use crate::node::Node;
 use crate::proxy::deadline::{Socket, TICK};
 use crate::routing;
-use crate::upstream::Pool;
+use crate::upstream::{Pool, refused};
 
 /// Attempts that a connection which cannot be made may cost: one, and one on another server.
 const CONNECT_ATTEMPTS: usize = 2;
@@ -81,6 +81,21 @@ impl Proxy {
         let Some(location) = location else { return self.refuse(session, ctx, Refusal::BadRequest).await };
         refusal::redirect(session, redirect.status, location, ctx.request_id.as_ref()).await?;
         Ok(true)
+    }
+
+    /// Sends the client to the same place by https, on this port.
+    async fn to_https(&self, session: &mut Session, ctx: &mut Context, port: u16) -> Result<bool> {
+        let request = session.req_header();
+        let host = host_of(request).map(routing::without_port).filter(|host| !host.is_empty());
+        let Some(host) = host.filter(|_| request.uri.path().starts_with('/')) else {
+            return self.refuse(session, ctx, Refusal::BadRequest).await;
+        };
+        let host = if port == 443 { host.to_owned() } else { format!("{host}:{port}") };
+        // Everybody knows 301, but by custom it makes a POST a GET.
+        let plain = matches!(request.method, Method::GET | Method::HEAD);
+        let status = if plain { StatusCode::MOVED_PERMANENTLY } else { StatusCode::PERMANENT_REDIRECT };
+        let redirect = Redirect { scheme: Some("https"), host: Some(host), prefix: None, status };
+        self.redirect(session, ctx, &redirect, "/").await
     }
 
     async fn answer(&self, session: &mut Session, ctx: &mut Context, refusal: Refusal) -> Result<()> {
@@ -127,6 +142,9 @@ impl ProxyHttp for Proxy {
         let host = host_of(request);
         if host.is_none() && request.version == Version::HTTP_11 {
             return self.refuse(session, ctx, Refusal::BadRequest).await;
+        }
+        if let Some(port) = listener.and_then(|listener| listener.redirect_to_https) {
+            return self.to_https(session, ctx, port).await;
         }
         let route = snapshot.routes.find(&routing::Request {
             listener: listener.map_or("", |listener| listener.name.as_str()),
@@ -212,6 +230,7 @@ impl ProxyHttp for Proxy {
         if let Some(client) = &ctx.client {
             let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
             client::forward(request, client, tls)?;
+            certificate::forward(request, session.digest())?;
         }
         if let Some(id) = &ctx.request_id {
             request.insert_header(request_id::NAME, id.clone())?;
@@ -313,6 +332,7 @@ impl ProxyHttp for Proxy {
         let in_time = ctx.deadline.is_none_or(|deadline| Instant::now() < deadline);
         ctx.failure = Some(if in_time { Refusal::ConnectFailed } else { Refusal::ResponseTimeout });
         let (Some(target), Some(server)) = (&ctx.target, &ctx.server) else { return error };
+        refused::tell(&target.pool, server, &error);
         ctx.tried.extend(target.pool.index_of(server));
         let again = in_time
             && ctx.tried.len() < CONNECT_ATTEMPTS

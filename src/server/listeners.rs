@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::config::Listener;
+use crate::config::{Listener, Problems};
 
 /// Connections that may wait to be accepted; the system's `net.core.somaxconn` caps it.
 pub(crate) const BACKLOG: i32 = 65_535;
@@ -33,6 +33,9 @@ pub enum StartError {
         /// What the system said.
         error: std::io::Error,
     },
+    /// Files of certificates that cannot be used.
+    #[error("{0}")]
+    Certificates(Problems),
     /// Two metrics of one name.
     #[error("cannot register metrics: {0}")]
     Metrics(prometheus::Error),
@@ -119,8 +122,8 @@ mod tests {
 
     fn listener(address: SocketAddr) -> Listener {
         let second = Duration::from_secs(1);
-        let timeouts = ClientTimeouts { body: second, write: second, keepalive: second };
-        Listener { name: "public".into(), address, timeouts }
+        let timeouts = ClientTimeouts { header: second, body: second, write: second, keepalive: second };
+        Listener { name: "public".into(), address, tls: None, redirect_to_https: None, timeouts }
     }
 
     fn taken(message: &str) {

@@ -3,6 +3,7 @@
 //! Start: sockets are bound (a taken port ends the process at once) → pools are checked once → listeners accept →
 //! ready. End: see `shutdown`.
 
+mod certificates;
 mod edge;
 mod fleet;
 mod limits;
@@ -19,13 +20,14 @@ use pingora::server::{RunArgs, Server};
 use pingora::services::background::background_service;
 
 use crate::admin;
-use crate::config::Config;
+use crate::config::{Config, Findings};
 use crate::node::{Lifecycle, Node};
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::proxy::app::EdgeApp;
 use crate::snapshot::Snapshot;
+use crate::tls::Tls;
 
 pub use limits::raise_open_files;
 pub use listeners::StartError;
@@ -65,12 +67,17 @@ pub fn prepare(config: Config) -> Result<Prepared, StartError> {
             Some(opened.map_err(|error| StartError::AccessLog { path: settings.path.clone(), error })?)
         }
     };
+    let mut found = Findings::default();
+    let Some(tls) = Tls::load(&config, &metrics, &mut found) else {
+        return Err(StartError::Certificates(found.into_problems("the configuration", |_| None)));
+    };
     let bound: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
     let node = Arc::new(Node {
-        snapshot: ArcSwap::from_pointee(Snapshot::new(&config, &bound, &metrics)),
+        snapshot: ArcSwap::from_pointee(Snapshot::new(&config, &bound, &metrics).with_tls(&tls)),
         metrics,
         access_log,
         deadlines: Default::default(),
+        tls,
         lifecycle: Lifecycle::default(),
         fleet: OnceLock::new(),
     });

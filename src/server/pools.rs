@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::node::Node;
 use crate::proxy::deadline::TICK;
-use crate::server::shutdown;
+use crate::server::{certificates, shutdown};
 use crate::upstream::check;
 
 /// The longest that a start waits for the first health checks.
@@ -75,6 +75,7 @@ impl BackgroundService for Pools {
             shutdown::end(&self.node, 1);
         }
         tasks.spawn(Self::rotate(self.node.clone()));
+        tasks.spawn(certificates::keep(self.node.clone()));
         tokio::select! {
             () = self.first_pass(&mut tasks) => self.node.lifecycle.set_checked(),
             // Nobody needs the results any more.

@@ -5,6 +5,7 @@ pub mod check;
 pub mod circuit;
 pub mod health;
 pub mod pool;
+pub mod refused;
 pub mod resolve;
 pub mod server;
 

@@ -211,6 +211,7 @@ mod tests {
                 connect_timeout: std::time::Duration::from_secs(1),
                 idle: std::time::Duration::from_secs(30),
                 idle_max: 10,
+                tls: None,
             },
             queue: config::Queue::default(),
         };
