@@ -45,7 +45,10 @@ pub(super) fn listener(f: &mut Fields<'_>) -> Option<Listener> {
     let timeouts = f.section("timeouts", "How long a client may take.", client_timeouts);
     f.later(&["protocols", "proxy_protocol", "limits"]);
     if f.given("tls") && redirect.is_some_and(|redirect| redirect.is_some()) {
-        f.problem(&["redirect_to_https".into()], "would redirect this listener to itself: it has `tls`, so remove one of the two");
+        f.problem(
+            &["redirect_to_https".into()],
+            "would redirect this listener to itself: it has `tls`, so remove one of the two",
+        );
     }
     let address = address?;
     let name = name.unwrap_or_else(|| address.to_string());

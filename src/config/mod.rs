@@ -42,9 +42,9 @@ pub use process::{AccessFormat, AccessLog, Admin, Log, LogFormat, Shutdown};
 pub use redis::{Mode, Redis, RedisTls};
 pub use redis_url::RedisServers;
 pub use root::schema;
-pub use tls::{CertificateFiles, ClientCertificates, ListenerTls, TlsVersion, UpstreamTls};
 pub use route::{HostPattern, Match, Route, RouteTimeouts, Share};
 pub use rules::{HeaderRules, Redirect, Rules};
+pub use tls::{CertificateFiles, ClientCertificates, ListenerTls, TlsVersion, UpstreamTls};
 
 pub(crate) use problem::{Findings, Step};
 use tree::Node;

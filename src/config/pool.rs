@@ -9,8 +9,8 @@ use http::HeaderName;
 use super::fields::Fields;
 use super::health::{Health, health};
 use super::kind::{List, Parsed, Section, ShortOr, Word, count, whole};
-use super::tls::{self, UpstreamTls};
 use super::route::{cookie_name, header_name, placed};
+use super::tls::{self, UpstreamTls};
 use super::units::{name, server_address, span};
 use crate::balance::Policy;
 

@@ -174,11 +174,8 @@ fn upstream_tls(f: &mut Fields<'_>) -> Option<Option<UpstreamTls>> {
             },
         },
     );
-    let ca = f.optional(
-        "ca",
-        "A PEM file of authorities, which alone are trusted. Default: those of the system.",
-        file(),
-    );
+    let ca =
+        f.optional("ca", "A PEM file of authorities, which alone are trusted. Default: those of the system.", file());
     let verify = f.default(
         "verify",
         "`false` accepts any certificate: whoever is on the way can read and change everything.",

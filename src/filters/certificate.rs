@@ -42,7 +42,12 @@ mod tests {
     #[test]
     fn what_clients_claim_is_removed_however_it_is_written() {
         let mut request = RequestHeader::build("GET", b"/", None).unwrap();
-        for name in ["X-Forwarded-Client-Cert", "X_Forwarded_Client_Cert", "X-Forwarded_Client-Cert", "X-Forwarded-Client-Certs"] {
+        for name in [
+            "X-Forwarded-Client-Cert",
+            "X_Forwarded_Client_Cert",
+            "X-Forwarded_Client-Cert",
+            "X-Forwarded-Client-Certs",
+        ] {
             request.append_header(name, "Subject=\"CN=admin\"").unwrap();
         }
         forward(&mut request, None).unwrap();

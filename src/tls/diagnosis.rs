@@ -127,7 +127,10 @@ mod tests {
     fn what_openssl_says_is_put_in_words() {
         assert_eq!(in_words("wrong version number"), "the server does not speak TLS (wrong version number)");
         let read = "ReadError context: x cause: error:0A00045C:SSL routines:ssl3_read_bytes:tlsv13 alert certificate required:a.c:9:SSL alert number 116";
-        assert_eq!(alert(read).unwrap(), "the server asks for a certificate: set `upstream.tls.client` (certificate required)");
+        assert_eq!(
+            alert(read).unwrap(),
+            "the server asks for a certificate: set `upstream.tls.client` (certificate required)"
+        );
         assert_eq!(alert("ReadError"), None);
         assert_eq!(in_words("bad mood"), "the TLS handshake failed: bad mood");
     }

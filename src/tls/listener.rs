@@ -123,9 +123,8 @@ impl Files {
             match usable(pair) {
                 Ok(certificate) => certificates.push((watched, Arc::new(certificate))),
                 Err(found) => {
-                    let placed = |fault: Fault| {
-                        (vec!["certificates".into(), place.into(), fault.file.into()], fault.text)
-                    };
+                    let placed =
+                        |fault: Fault| (vec!["certificates".into(), place.into(), fault.file.into()], fault.text);
                     faults.extend(found.into_iter().map(placed));
                 }
             }

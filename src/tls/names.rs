@@ -76,11 +76,8 @@ mod tests {
 
     #[test]
     fn exact_before_wildcard_before_the_first() {
-        let names = names(&[
-            (&["first.test"], 'e'),
-            (&["*.example.com", "example.com"], 'e'),
-            (&["www.example.com"], 'e'),
-        ]);
+        let names =
+            names(&[(&["first.test"], 'e'), (&["*.example.com", "example.com"], 'e'), (&["www.example.com"], 'e')]);
         for (asked, place) in [
             ("first.test", 0),
             ("www.example.com", 2),

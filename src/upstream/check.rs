@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::sync::{Arc, LazyLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -77,6 +77,11 @@ struct Checks {
 
 impl Checks {
     fn new(pool: Arc<Pool>) -> Self {
+        // Not within the time of the first check.
+        match pool.config.health.check {
+            Check::Http { .. } => _ = LazyLock::force(&HTTP),
+            Check::Tcp => _ = LazyLock::force(&TCP),
+        }
         let mut backends = Backends::new(Box::new(Membership(pool.clone())));
         let only_new = Arc::new(AtomicBool::new(false));
         backends.set_health_check(Box::new(Checker::new(pool.clone(), only_new.clone())));
@@ -130,11 +135,7 @@ impl Checker {
         // Enough at once that a pass over servers that all time out still fits its interval, with a quarter to spare.
         let rounds = (health.interval.as_secs_f64() * 0.75 / health.timeout.as_secs_f64()).floor().max(1.0);
         let permits = (pool.servers.len() as f64 / rounds).ceil().max(4.0) as usize;
-        Checker {
-            permits: Semaphore::new(permits),
-            only_new,
-            pool,
-        }
+        Checker { permits: Semaphore::new(permits), only_new, pool }
     }
 
     async fn probe(&self, address: SocketAddr, server: &Server) -> std::result::Result<(), String> {

@@ -24,4 +24,7 @@ mod rules;
 mod shutdown;
 mod status;
 mod timeouts;
+mod tls;
+mod tls_files;
+mod tls_upstream;
 mod websocket;
