@@ -45,7 +45,7 @@ pub fn run(file: &Path, probe: bool) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return super::refused(error),
     };
-    let snapshot = Snapshot::new(&config, &[], &metrics).with_tls(&tls);
+    let snapshot = Snapshot::new(&config, &[], &metrics, &Default::default()).with_tls(&tls);
     let fine = runtime.block_on(async {
         let servers = check_all(&snapshot).await;
         let redis = match &config.redis {

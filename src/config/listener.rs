@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::fields::Fields;
-use super::kind::Section;
+use super::kind::{OrNone, Section, count};
 use super::tls::{ListenerTls, listener_tls, redirect_to_https};
-use super::units::{name, socket, span};
+use super::units::{byte_rate, name, socket, span};
 
 /// One address that clients connect to.
 #[derive(Clone, Debug)]
@@ -19,8 +19,21 @@ pub struct Listener {
     pub tls: Option<ListenerTls>,
     /// Every request is answered with a redirect to this port. None: requests are served.
     pub redirect_to_https: Option<u16>,
+    /// How much clients may take.
+    pub limits: ClientLimits,
     /// How long a client may take.
     pub timeouts: ClientTimeouts,
+}
+
+/// How much clients may take.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientLimits {
+    /// Connections at once.
+    pub connections: usize,
+    /// Connections at once of one client; None: as many as of all.
+    pub per_client: Option<usize>,
+    /// Bytes a second that a client must send of a body and take of a response. None: any.
+    pub min_rate: Option<u64>,
 }
 
 /// How long a client may take.
@@ -30,7 +43,7 @@ pub struct ClientTimeouts {
     pub header: Duration,
     /// Between two reads of a request body.
     pub body: Duration,
-    /// Between two writes of a response.
+    /// Without taking anything of a response.
     pub write: Duration,
     /// An idle connection between two requests.
     pub keepalive: Duration,
@@ -42,8 +55,9 @@ pub(super) fn listener(f: &mut Fields<'_>) -> Option<Listener> {
         f.required("address", "IP:PORT to listen on; `[::]` is IPv6 only; port 0 lets the system choose.", socket());
     let tls = f.optional("tls", "TLS. Left out: clients speak plain HTTP.", Section(listener_tls));
     let redirect = redirect_to_https(f);
+    let limits = f.section("limits", "How much clients may take.", client_limits);
     let timeouts = f.section("timeouts", "How long a client may take.", client_timeouts);
-    f.later(&["protocols", "proxy_protocol", "limits"]);
+    f.later(&["protocols", "proxy_protocol"]);
     if f.given("tls") && redirect.is_some_and(|redirect| redirect.is_some()) {
         f.problem(
             &["redirect_to_https".into()],
@@ -52,13 +66,34 @@ pub(super) fn listener(f: &mut Fields<'_>) -> Option<Listener> {
     }
     let address = address?;
     let name = name.unwrap_or_else(|| address.to_string());
-    Some(Listener { name, address, tls, redirect_to_https: redirect?, timeouts: timeouts? })
+    Some(Listener { name, address, tls, redirect_to_https: redirect?, limits: limits?, timeouts: timeouts? })
 }
+
+fn client_limits(f: &mut Fields<'_>) -> Option<ClientLimits> {
+    let connections = f.default("connections", "At once; a client beyond them gets 503.", count(1, MANY), 50_000);
+    let per_client = f.default(
+        "per_client",
+        "Connections at once of one client's address (IPv6: of its /64); `none`: no limit.",
+        OrNone(count(1, MANY)),
+        "none",
+    );
+    let min_rate = f.default(
+        "min_rate",
+        "Bytes a second that a client must send of a body and take of a response; `none`: any rate will do.",
+        OrNone(byte_rate()),
+        "240B/s",
+    );
+    f.later(&["header_bytes", "headers", "body"]);
+    Some(ClientLimits { connections: connections?, per_client: per_client?, min_rate: min_rate? })
+}
+
+/// More connections than this is a mistake.
+const MANY: u32 = 10_000_000;
 
 fn client_timeouts(f: &mut Fields<'_>) -> Option<ClientTimeouts> {
     let header = f.default("header", "A whole request header, from when it is waited for.", span(), "10s");
     let body = f.default("body", "Between two reads of a request body.", span(), "30s");
-    let write = f.default("write", "Between two writes of a response.", span(), "60s");
+    let write = f.default("write", "Without taking anything of a response.", span(), "60s");
     let keepalive = f.default("keepalive", "An idle connection between two requests.", span(), "60s");
     Some(ClientTimeouts { header: header?, body: body?, write: write?, keepalive: keepalive? })
 }

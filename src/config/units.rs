@@ -101,6 +101,54 @@ pub(super) fn show(span: Duration) -> String {
     }
 }
 
+/// A share in whole percent, such as `30%`, up to `100%`.
+pub(super) struct Percent {
+    min: u32,
+}
+
+/// A share of at least `min` percent.
+pub(super) fn percent(min: u32) -> Percent {
+    Percent { min }
+}
+
+impl Percent {
+    fn form(&self) -> Parsed<u32> {
+        Parsed { what: "a share such as `30%`", pattern: "^(100|[0-9]{1,2})%$", parse: parse_percent }
+    }
+}
+
+impl Kind for Percent {
+    type Out = u32;
+
+    fn what(&self) -> String {
+        self.form().what()
+    }
+
+    fn schema(&self) -> Value {
+        self.form().schema()
+    }
+
+    fn read(&self, node: &Node, found: &mut Findings) -> Option<u32> {
+        let share = self.form().read(node, found)?;
+        if share < self.min {
+            found.add(format!("{} is too small: give at least {}%", node.shown(), self.min));
+            return None;
+        }
+        Some(share)
+    }
+}
+
+fn parse_percent(text: &str) -> Result<u32, String> {
+    let number = text.strip_suffix('%').unwrap_or(text);
+    match number.parse::<u32>() {
+        Ok(share @ 0..=100) if number.bytes().all(|b| b.is_ascii_digit()) => match text.ends_with('%') {
+            true => Ok(share),
+            false => Err(format!("has no unit: write `{share}%`")),
+        },
+        _ => Err("is not a share: write a whole number from 0 to 100 with `%`, like `30%`".to_owned()),
+    }
+}
+
 /// How often a second, such as `50/s`; 0 is refused.
 pub(super) fn rate() -> Parsed<u32> {
     Parsed {
@@ -118,6 +166,39 @@ pub(super) fn rate() -> Parsed<u32> {
                 _ => Err("is not a rate: write a whole number from 1 to 999999999 with `/s`, like `50/s`".to_owned()),
             }
         },
+    }
+}
+
+/// Bytes a second, such as `240B/s` or `1KiB/s`; 0 is refused.
+pub(super) fn byte_rate() -> Parsed<u64> {
+    Parsed {
+        what: "bytes a second such as `240B/s` or `1KiB/s`",
+        pattern: "^[1-9][0-9]{0,8}(B|KiB|MiB|GiB)/s$",
+        parse: |text| match text.strip_suffix("/s").map(parse_size) {
+            Some(Ok(0)) => Err("is no rate: give at least `1B/s`, or `none`".to_owned()),
+            Some(size) => size.map_err(|problem| format!("{problem} and `/s`, like `240B/s` or `1KiB/s`")),
+            None => match parse_size(text) {
+                Ok(_) => Err(format!("is not per second: write `{text}/s`")),
+                Err(_) => Err("is not a rate of bytes: write it like `240B/s` or `1KiB/s`".to_owned()),
+            },
+        },
+    }
+}
+
+/// Bytes; the error may be followed by more.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit {
+        "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return Err("has no size: write a whole number with B, KiB, MiB or GiB".to_owned()),
+    };
+    match number.parse::<u64>() {
+        Ok(number) if digits <= 9 => Ok(number << shift),
+        _ => Err("has no size: write a whole number of at most nine digits with B, KiB, MiB or GiB".to_owned()),
     }
 }
 
@@ -271,12 +352,37 @@ mod tests {
     }
 
     #[test]
+    fn shares() {
+        assert_eq!(parse_percent("30%"), Ok(30));
+        assert_eq!(parse_percent("0%"), Ok(0));
+        assert_eq!(parse_percent("100%"), Ok(100));
+        assert_eq!(parse_percent("30").unwrap_err(), "has no unit: write `30%`");
+        for bad in ["", "%", "-1%", "+1%", "101%", "0.5%", "5 %", "half"] {
+            assert!(parse_percent(bad).unwrap_err().contains("is not a share"), "{bad}");
+        }
+    }
+
+    #[test]
     fn rates() {
         let parse = rate().parse;
         assert_eq!(parse("10000/s"), Ok(10_000));
         assert_eq!(parse("50").unwrap_err(), "has no unit: write `50/s`");
         for bad in ["", "/s", "0/s", "-1/s", "+1/s", "1.5/s", "1/m", "1000000000/s", "50 /s"] {
             assert!(parse(bad).unwrap_err().contains("is not a rate"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rates_of_bytes() {
+        let parse = byte_rate().parse;
+        assert_eq!(parse("240B/s"), Ok(240));
+        assert_eq!(parse("2KiB/s"), Ok(2048));
+        assert_eq!(parse("1GiB/s"), Ok(1 << 30));
+        assert_eq!(parse("240B").unwrap_err(), "is not per second: write `240B/s`");
+        assert!(parse("240/s").unwrap_err().contains("B, KiB, MiB or GiB and `/s`"));
+        assert!(parse("0B/s").unwrap_err().contains("at least `1B/s`"));
+        for bad in ["", "/s", "B/s", "-1B/s", "1.5KiB/s", "1kb/s", "1KB/s", "1234567890B/s", "1 B/s", "240"] {
+            assert!(parse(bad).is_err(), "{bad}");
         }
     }
 

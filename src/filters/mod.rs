@@ -3,6 +3,8 @@
 pub mod certificate;
 pub mod client;
 pub mod hop_by_hop;
+pub mod rate_limit;
 pub mod request_id;
 pub mod rules;
+pub mod stream;
 pub mod target;

@@ -4,12 +4,14 @@
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use http::{Method, StatusCode};
+use nix::errno::Errno;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 
 use crate::filters::request_id;
 use crate::upstream::admission::Unavailable;
+use crate::upstream::errno::os_error;
 use crate::upstream::server::Outcome;
 
 /// The header that names a refusal. Removed from what servers answer, so that it always speaks of Fairlead.
@@ -24,8 +26,20 @@ pub enum Refusal {
     NoRoute,
     /// The route does not serve this client.
     Denied,
+    /// The listener, or the client's address on it, has as many connections as it may have.
+    TooManyConnections,
+    /// The client took too long to send a header; the connection was closed.
+    SlowHeader,
+    /// The client asked too often.
+    RateLimited,
     /// The client took too long to send its body.
     SlowBody,
+    /// The client took too long to take the response; nobody sees this one but the logs.
+    SlowReader,
+    /// The node has as many requests in flight as it may have.
+    Overloaded,
+    /// The node has no file descriptor left for a connection to a server.
+    OutOfDescriptors,
     /// No server of the pool may be chosen.
     NoServer,
     /// No server of the pool works, and a few other requests find out whether one does again.
@@ -42,6 +56,8 @@ pub enum Refusal {
     UpstreamInvalid,
     /// No response header within the route's `response`.
     ResponseTimeout,
+    /// No response header within the route's `per_try`.
+    PerTryTimeout,
     /// The server was silent for longer than the route's `idle`.
     IdleTimeout,
     /// The client left; nobody sees this one but the logs.
@@ -57,7 +73,13 @@ impl Refusal {
             Refusal::BadRequest => "bad-request",
             Refusal::NoRoute => "no-route",
             Refusal::Denied => "denied",
+            Refusal::TooManyConnections => "too-many-connections",
+            Refusal::SlowHeader => "slow-header",
+            Refusal::RateLimited => "rate-limited",
             Refusal::SlowBody => "slow-body",
+            Refusal::SlowReader => "slow-reader",
+            Refusal::Overloaded => "overloaded",
+            Refusal::OutOfDescriptors => "out-of-descriptors",
             Refusal::NoServer => "no-server",
             Refusal::CircuitOpen => "circuit-open",
             Refusal::QueueFull => "queue-full",
@@ -66,6 +88,7 @@ impl Refusal {
             Refusal::UpstreamReset => "upstream-reset",
             Refusal::UpstreamInvalid => "upstream-invalid",
             Refusal::ResponseTimeout => "response-timeout",
+            Refusal::PerTryTimeout => "per-try-timeout",
             Refusal::IdleTimeout => "idle-timeout",
             Refusal::ClientGone => "client-gone",
             Refusal::Internal => "internal",
@@ -78,12 +101,14 @@ impl Refusal {
             Refusal::BadRequest => 400,
             Refusal::NoRoute => 404,
             Refusal::Denied => 403,
-            Refusal::SlowBody => 408,
-            Refusal::ClientGone => 499,
+            Refusal::SlowHeader | Refusal::SlowBody => 408,
+            Refusal::RateLimited => 429,
+            Refusal::ClientGone | Refusal::SlowReader => 499,
             Refusal::Internal => 500,
             Refusal::ConnectFailed | Refusal::UpstreamReset | Refusal::UpstreamInvalid => 502,
+            Refusal::TooManyConnections | Refusal::Overloaded | Refusal::OutOfDescriptors => 503,
             Refusal::NoServer | Refusal::CircuitOpen | Refusal::QueueFull | Refusal::QueueTimeout => 503,
-            Refusal::ResponseTimeout | Refusal::IdleTimeout => 504,
+            Refusal::ResponseTimeout | Refusal::PerTryTimeout | Refusal::IdleTimeout => 504,
         };
         StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
@@ -92,10 +117,12 @@ impl Refusal {
     pub fn of(error: &Error) -> Refusal {
         match (error.esource(), error.etype()) {
             (ErrorSource::Downstream, ErrorType::ReadTimedout) => Refusal::SlowBody,
-            (
-                ErrorSource::Downstream,
-                ErrorType::ReadError | ErrorType::WriteError | ErrorType::WriteTimedout | ErrorType::ConnectionClosed,
-            ) => Refusal::ClientGone,
+            (ErrorSource::Downstream, ErrorType::WriteTimedout) => Refusal::SlowReader,
+            // The system has waited for the client to take something.
+            (ErrorSource::Downstream, _) if os_error(error) == Some(Errno::ETIMEDOUT) => Refusal::SlowReader,
+            (ErrorSource::Downstream, ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed) => {
+                Refusal::ClientGone
+            }
             (ErrorSource::Downstream, _) => Refusal::BadRequest,
             (ErrorSource::Upstream, kind) => match kind {
                 ErrorType::ConnectTimedout
@@ -114,13 +141,18 @@ impl Refusal {
         }
     }
 
+    /// The client is gone, or is made to go: nothing can be told to it.
+    pub fn ends_connection(self) -> bool {
+        matches!(self, Refusal::ClientGone | Refusal::SlowReader)
+    }
+
     /// What it says about the server that was tried.
     pub fn outcome(self) -> Outcome {
         match self {
             Refusal::ConnectFailed => Outcome::ConnectFailed,
             Refusal::UpstreamReset => Outcome::Reset,
             Refusal::UpstreamInvalid => Outcome::Invalid,
-            Refusal::ResponseTimeout | Refusal::IdleTimeout => Outcome::Timeout,
+            Refusal::ResponseTimeout | Refusal::PerTryTimeout | Refusal::IdleTimeout => Outcome::Timeout,
             _ => Outcome::Cancelled,
         }
     }
@@ -139,14 +171,22 @@ impl From<Unavailable> for Refusal {
 }
 
 /// Answers a request. A connection whose request body was not read to its end is closed afterwards: what follows on
-/// it is not a request.
+/// it is not a request. `more` headers are for this refusal alone.
 ///
 /// # Errors
 /// The client is gone.
-pub async fn write(session: &mut Session, refusal: Refusal, request_id: Option<&HeaderValue>) -> Result<()> {
+pub async fn write(
+    session: &mut Session,
+    refusal: Refusal,
+    request_id: Option<&HeaderValue>,
+    more: &[(HeaderName, HeaderValue)],
+) -> Result<()> {
     let text = format!("{} {}\n", refusal.status().as_u16(), refusal.name());
     let mut response = ResponseHeader::build(refusal.status(), Some(5))?;
     response.insert_header(HEADER, refusal.name())?;
+    for (name, value) in more {
+        response.insert_header(name.clone(), value.clone())?;
+    }
     finish(session, response, text, request_id).await
 }
 
@@ -200,6 +240,9 @@ mod tests {
         assert_eq!(Refusal::of(&upstream(ErrorType::InvalidHTTPHeader)), Refusal::UpstreamInvalid);
         assert_eq!(Refusal::of(&Error::new_down(ErrorType::WriteError)), Refusal::ClientGone);
         assert_eq!(Refusal::of(&Error::new_down(ErrorType::ReadTimedout)), Refusal::SlowBody);
+        assert_eq!(Refusal::of(&Error::new_down(ErrorType::WriteTimedout)), Refusal::SlowReader);
+        let stalled = Error::because(ErrorType::WriteError, "", std::io::Error::from(Errno::ETIMEDOUT));
+        assert_eq!(Refusal::of(&stalled.into_down()), Refusal::SlowReader);
         assert_eq!(Refusal::of(&Error::new_in(ErrorType::InternalError)), Refusal::Internal);
     }
 }

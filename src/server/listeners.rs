@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -11,6 +12,10 @@ use crate::config::{Listener, Problems};
 
 /// Connections that may wait to be accepted; the system's `net.core.somaxconn` caps it.
 pub(crate) const BACKLOG: i32 = 65_535;
+
+/// Bytes of a response that wait in the system beyond those on their way. By default these may be 4 MB for each client that
+/// reads slowly, and all connections slow down once the system's memory for them is used up.
+const UNSENT: u32 = 256 * 1024;
 
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +41,9 @@ pub enum StartError {
     /// Files of certificates that cannot be used.
     #[error("{0}")]
     Certificates(Problems),
+    /// What is configured of Redis cannot be used.
+    #[error(transparent)]
+    Redis(crate::load::redis::StartError),
     /// Two metrics of one name.
     #[error("cannot register metrics: {0}")]
     Metrics(prometheus::Error),
@@ -90,7 +98,18 @@ impl Bound {
 pub fn bind(listener: &Listener) -> Result<Bound, StartError> {
     let bound = bind_socket(listener.address);
     let (socket, address) = bound.map_err(|error| failed(listener.address, &listener.name, error))?;
+    if let Err(error) = bound_slow_readers(&socket, listener.timeouts.write) {
+        log::warn!(listener = listener.name, error = error.to_string(); "cannot_bound_slow_readers");
+    }
     Ok(Bound { name: listener.name.clone(), address, socket })
+}
+
+/// What the system does about clients that take a response slowly. Connections inherit it from their listener.
+fn bound_slow_readers(socket: &Socket, write: Duration) -> std::io::Result<()> {
+    // Ends a connection whose client has no room for that long, or is silently gone, whatever part of a response is on
+    // its way. Pingora has no timeout on headers and on the last of a body.
+    socket.set_tcp_user_timeout(Some(write))?;
+    socket.set_tcp_notsent_lowat(UNSENT)
 }
 
 fn failed(address: SocketAddr, name: &str, error: std::io::Error) -> StartError {
@@ -117,13 +136,13 @@ pub(crate) fn bind_socket(address: SocketAddr) -> std::io::Result<(Socket, Socke
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ClientTimeouts;
-    use std::time::Duration;
+    use crate::config::{ClientLimits, ClientTimeouts};
 
     fn listener(address: SocketAddr) -> Listener {
         let second = Duration::from_secs(1);
         let timeouts = ClientTimeouts { header: second, body: second, write: second, keepalive: second };
-        Listener { name: "public".into(), address, tls: None, redirect_to_https: None, timeouts }
+        let limits = ClientLimits { connections: 1, per_client: None, min_rate: None };
+        Listener { name: "public".into(), address, tls: None, redirect_to_https: None, limits, timeouts }
     }
 
     fn taken(message: &str) {

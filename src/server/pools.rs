@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use crate::node::Node;
 use crate::proxy::deadline::TICK;
 use crate::server::{certificates, shutdown};
-use crate::upstream::check;
+use crate::upstream::{check, watch};
 
 /// The longest that a start waits for the first health checks.
 const FIRST_PASS: Duration = Duration::from_secs(3);
@@ -56,6 +56,31 @@ impl Pools {
         std::thread::Builder::new().name("deadlines".into()).spawn(watch).map(drop)
     }
 
+    async fn watch(node: Arc<Node>) {
+        loop {
+            tokio::time::sleep(watch::TICK).await;
+            node.snapshot.load().pools.iter().for_each(|pool| pool.tick());
+        }
+    }
+
+    /// What is known of routes and servers is reckoned here, not in requests.
+    async fn refresh(node: Arc<Node>) {
+        for second in 1u64.. {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let snapshot = node.snapshot.load_full();
+            for server in snapshot.pools.iter().flat_map(|pool| &pool.servers) {
+                let (attempts, errors) = server.totals();
+                server.rhythm.refresh(attempts.saturating_sub(errors), server.in_flight() > 0);
+            }
+            for route in &snapshot.all_routes {
+                route.traffic.refresh();
+                if second.is_multiple_of(ROTATE_EVERY.as_secs()) {
+                    route.traffic.rotate();
+                }
+            }
+        }
+    }
+
     async fn rotate(node: Arc<Node>) {
         loop {
             tokio::time::sleep(ROTATE_EVERY).await;
@@ -76,6 +101,8 @@ impl BackgroundService for Pools {
         }
         tasks.spawn(Self::rotate(self.node.clone()));
         tasks.spawn(certificates::keep(self.node.clone()));
+        tasks.spawn(Self::watch(self.node.clone()));
+        tasks.spawn(Self::refresh(self.node.clone()));
         tokio::select! {
             () = self.first_pass(&mut tasks) => self.node.lifecycle.set_checked(),
             // Nobody needs the results any more.

@@ -12,6 +12,7 @@
 //! | `/reset`, `/reset-header`, `/reset-body` | none, or one that ends half-way with a reset |
 //! | `/early-hang`, `/early-reset` | an interim 103, then none |
 //! | `/garbage` | not HTTP |
+//! | `/busy/N` | 503 and `Retry-After: N` |
 //! | `/pauses/N/MS` | N chunks with pauses between them |
 //! | `/events` | an event stream without end |
 //! | `/bytes/N` | N bytes |
@@ -58,6 +59,9 @@ struct State {
     connections: AtomicUsize,
     lost: AtomicUsize,
     hang_up_on_reuse: AtomicBool,
+    fails: AtomicBool,
+    /// Stands for the path of every request.
+    instead: Mutex<Option<&'static str>>,
 }
 
 /// A server behind the proxy.
@@ -91,6 +95,8 @@ impl Origin {
             connections: AtomicUsize::new(0),
             lost: AtomicUsize::new(0),
             hang_up_on_reuse: AtomicBool::new(false),
+            fails: AtomicBool::new(false),
+            instead: Mutex::default(),
         };
         let port = Reserved::new();
         Origin { address: port.address, port, state: Arc::new(state), running: None }
@@ -122,9 +128,19 @@ impl Origin {
         self.state.delay.store(ms, SeqCst);
     }
 
+    /// Answers 500 at once from now on, or no longer; health checks are answered as before.
+    pub fn fails(&self, fails: bool) {
+        self.state.fails.store(fails, SeqCst);
+    }
+
     /// A second request over one connection is read, and then the connection ends.
     pub fn hang_up_on_reuse(&self) {
         self.state.hang_up_on_reuse.store(true, SeqCst);
+    }
+
+    /// Answers every request from now on as if it were for this path; None: for its own again.
+    pub fn answer_as(&self, path: Option<&'static str>) {
+        *self.state.instead.lock().unwrap() = path;
     }
 
     /// Its address, as the configuration and the admin API name it.
@@ -255,9 +271,15 @@ async fn check(wire: &mut Wire, state: &State, head: Head) -> io::Result<()> {
 /// Answers one request; false: the connection ends.
 async fn answer(wire: &mut Wire, state: &State, head: &Head) -> io::Result<bool> {
     let mut body = head.framing(Framing::Length(0));
-    let path = head.word(1).split('?').next().unwrap_or("");
+    let instead = *state.instead.lock().unwrap();
+    let path = instead.unwrap_or(head.word(1)).split('?').next().unwrap_or("");
     let words: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let number = |n: usize| words.get(n).and_then(|w| w.parse::<u64>().ok()).unwrap_or(0);
+    if state.fails.load(SeqCst) {
+        wire.body(body).await?;
+        wire.write(page(500, "", "broken")).await?;
+        return Ok(true);
+    }
     let delay = state.delay.load(SeqCst) as u64;
     if delay > 0 {
         pause(wire, delay).await?;
@@ -317,6 +339,7 @@ async fn answer(wire: &mut Wire, state: &State, head: &Head) -> io::Result<bool>
             wire.write("220 mail.example.com ESMTP\r\n\r\n").await?;
             more = false;
         }
+        "busy" => wire.write(page(503, &format!("Retry-After: {}\r\n", number(1)), &state.name)).await?,
         "pauses" => {
             wire.write(CHUNKED).await?;
             for n in 0..number(1) {
@@ -388,7 +411,10 @@ fn page(status: u16, headers: &str, body: &str) -> String {
 
 /// Bytes in which a lost or doubled piece shows.
 pub fn pattern(n: usize) -> Vec<u8> {
-    (0..n).map(|i| (i / 7 % 251) as u8).collect()
+    let period: Vec<u8> = (0..7 * 251).map(|i| (i / 7) as u8).collect();
+    let mut bytes = period.repeat(n / period.len() + 1);
+    bytes.truncate(n);
+    bytes
 }
 
 /// Counts a request while it lives.
