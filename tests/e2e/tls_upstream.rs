@@ -161,8 +161,10 @@ async fn a_request_that_meets_a_bad_certificate_gets_502_and_the_log_says_why() 
     assert_eq!(fairlead.get("/close").await.text(), "a");
     front.show(&Pair::authority("Stranger").issue(Wish::names(&["localhost"])));
     let asked = world.origin.requests();
+    assert_eq!(fairlead.get("/").await.refusal(), (502, "connect-failed"));
     for _ in 0..5 {
-        assert_eq!(fairlead.get("/").await.refusal(), (502, "connect-failed"));
+        // Perhaps the circuit has opened.
+        assert!(matches!(fairlead.get("/").await.refusal(), (502, "connect-failed") | (503, _)));
     }
     assert_eq!(world.origin.requests(), asked);
     until("told", async || !fairlead.events("server_tls_failed").is_empty()).await;
@@ -211,8 +213,7 @@ async fn servers_that_ask_get_our_certificate_and_a_renewed_one() {
     let reason = why_down(&fairlead).await;
     assert!(reason.starts_with("the server does not trust the authority of `upstream.tls.client`"), "{reason}");
     clients.issue(Wish::names(&["edge.test"])).write(world.files.path(), "edge");
-    fairlead.wait_state(&format!("localhost:{}", front.address.port()), "up").await;
-    assert_eq!(fairlead.get("/").await.text(), "a");
+    until("it serves again", async || fairlead.get("/").await.text() == "a").await;
 }
 
 #[tokio::test]
