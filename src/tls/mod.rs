@@ -1,7 +1,7 @@
 //! TLS: what the files hold that a configuration names, kept up to date while a node runs.
 //!
-//! [`Tls::load`] reads and checks every file of a configuration; `fairlead check` shows what it finds, and a node does
-//! not start with it. [`Tls::keep`] then watches the files: a renewed certificate serves new connections, and a broken one
+//! `Tls::load` reads and checks every file of a configuration; `fairlead check` shows what it finds, and a node does
+//! not start with it. [`Tls::refresh`] then takes in what changes: a renewed certificate serves new connections, and a broken one
 //! changes nothing but the log.
 
 mod accept;
