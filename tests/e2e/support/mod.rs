@@ -7,6 +7,7 @@ mod load;
 mod origin;
 mod ports;
 mod redis;
+mod tls;
 mod wire;
 
 pub use client::{Client, get, request};
@@ -16,6 +17,7 @@ pub use load::Load;
 pub use origin::{Heartbeat, Origin, pattern, servers};
 pub use ports::Reserved;
 pub use redis::{LongWay, Redis, Reply};
+pub use tls::{Front, Pair, Secured, Wish, handshake, trusting};
 pub use wire::ms;
 
 use std::time::{Duration, Instant};
