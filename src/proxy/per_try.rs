@@ -3,7 +3,7 @@
 //!
 //! The last ("adaptive") ends only attempts at a server that hangs, never those that are slow:
 //!
-//! - more than three times as long has passed as 99 of 100 answers of the route take ([`Traffic::patience`]), counted from
+//! - more than three times as long has passed as 99 of 100 answers of the route take ([`crate::load::Traffic::patience`]), counted from
 //!   when the whole request was sent;
 //! - the server is silent ([`crate::upstream::rhythm`]), at two looks in a row: where this process itself could not run for a
 //!   while, the answers are only waiting to be read;
