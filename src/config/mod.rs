@@ -14,6 +14,7 @@ use std::path::Path;
 use ipnet::IpNet;
 
 mod check;
+mod ejection;
 mod fields;
 mod files;
 mod health;
@@ -24,6 +25,7 @@ mod pool;
 mod problem;
 mod process;
 mod quick;
+mod rate_limit;
 mod redis;
 mod redis_url;
 mod retry;
@@ -36,12 +38,14 @@ mod units;
 mod variables;
 mod yaml;
 
+pub use ejection::{Ejection, Latency};
 pub use files::certificates;
 pub use health::{Check, Health};
 pub use listener::{ClientLimits, ClientTimeouts, Listener};
 pub use pool::{Address, HashKey, Pool, Queue, Server, Upstream};
 pub use problem::{Problem, Problems};
 pub use process::{AccessFormat, AccessLog, Admin, Log, LogFormat, Shutdown};
+pub use rate_limit::{Rate, RateKey, RateLimit};
 pub use redis::{Mode, Redis, RedisTls};
 pub use redis_url::RedisServers;
 pub use retry::{Backoff, PerTry, Retry, RetryBudget, RetryOn};
@@ -86,16 +90,12 @@ pub struct Config {
 pub fn load(path: &Path) -> Result<Config, Problems> {
     let file = path.display().to_string();
     let bytes = std::fs::read(path)
-        .map_err(|error| Problems::one(&file, None, format!("cannot be read: {}{}", reason(&error), other(&error))))?;
+        .map_err(|error| Problems::one(&file, None, format!("cannot be read: {}", reason(&error))))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let line = 1 + count_lines(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
         Problems::one(&file, Some(line), "is not UTF-8 text: save the file as UTF-8".to_owned())
     })?;
     read(&text, &file, &|name| std::env::var(name).ok(), files::check)
-}
-
-fn other(error: &std::io::Error) -> &'static str {
-    if error.kind() == std::io::ErrorKind::NotFound { " (name another with `-c FILE`)" } else { "" }
 }
 
 fn reason(error: &std::io::Error) -> String {

@@ -25,6 +25,10 @@ pub struct Metrics {
     pub retries_refused: IntCounterVec,
     /// Requests that Fairlead answered itself, and connections that it refused or ended, by name of the refusal.
     pub refused: IntCounterVec,
+    /// Times that a server was left out for what became of requests, by pool and server.
+    pub ejections: IntCounterVec,
+    /// Times that a server was found to answer far later than the others, by pool and server.
+    pub slow: IntCounterVec,
     /// Clients' connections by listener; set when scraped.
     pub connections: IntGaugeVec,
     /// Requests in flight by pool, server and scope; set when scraped.
@@ -37,6 +41,8 @@ pub struct Metrics {
     pub queued: IntGaugeVec,
     /// Age of the view of the fleet by pool, -1 when there is none; set when scraped.
     pub view_age: GaugeVec,
+    /// Keys that each route's rate limit remembers; set when scraped.
+    pub rate_limit_keys: IntGaugeVec,
     /// Lines that the access log had to drop because its writer fell behind.
     pub access_log_dropped: IntCounter,
 }
@@ -90,12 +96,19 @@ impl Metrics {
                 "Requests that Fairlead answered itself, connections that it refused",
                 &["reason"],
             )?,
+            ejections: counters("fairlead_ejections_total", "Times that a server was ejected", &["pool", "server"])?,
+            slow: counters(
+                "fairlead_slow_total",
+                "Times that a server was found to answer far later than the others",
+                &["pool", "server"],
+            )?,
             connections: gauges("fairlead_connections", "Clients' connections", &["listener"])?,
             in_flight: gauges("fairlead_in_flight", "Requests in flight", &["pool", "server", "scope"])?,
             server_up: gauges("fairlead_server_up", "Whether a server may be chosen", &["pool", "server"])?,
             circuit: gauges("fairlead_circuit_state", "0: closed, 1: half open, 2: open", &["pool"])?,
             queued: gauges("fairlead_queued", "Requests that wait for room on a server", &["pool"])?,
             view_age,
+            rate_limit_keys: gauges("fairlead_rate_limit_keys", "Keys that a rate limit remembers", &["route"])?,
             access_log_dropped,
             registry: registry.clone(),
         };
