@@ -237,7 +237,8 @@ mod tests {
 
     #[test]
     fn what_may_not_be_sent_again_waits_but_the_server_is_told() {
-        let cases: [(&str, fn(&mut Wait)); 6] = [
+        type Change = fn(&mut Wait);
+        let cases: [(&str, Change); 6] = [
             ("method, body or last attempt", |wait| wait.repeatable = false),
             ("by configuration", |wait| wait.per_try = PerTry::None),
             ("a longer fixed limit", |wait| wait.per_try = PerTry::Limit(Duration::from_secs(2))),
