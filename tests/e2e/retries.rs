@@ -4,15 +4,16 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::support::{Fairlead, Load, Origin, config, ms, request, servers, until};
+use crate::support::{Fairlead, Load, Origin, config, ms, one_pool, request, servers, until};
 
 /// Up from the first check on, whatever happens later.
 const TRUSTED: &str = "health: { type: tcp, interval: 60s, timeout: 1s }";
 
-/// One route with these settings of `retry` and `timeouts`; `balance: round-robin`, so that every server has its turn.
+/// One route with these settings of `retry` and `timeouts`; `balance: round-robin`, so that every server has its turn, whatever
+/// it did before.
 async fn start(origins: &[&Origin], retry: &str, timeouts: &str) -> Fairlead {
     let route = format!("{{ name: all, pool: app, retry: {{ {retry} }}, timeouts: {{ {timeouts} }} }}");
-    let pool = format!("{{ servers: [{}], balance: round-robin, {TRUSTED} }}", servers(origins));
+    let pool = format!("{{ servers: [{}], balance: round-robin, ejection: none, {TRUSTED} }}", servers(origins));
     let log = "access_log: { format: json, path: \"{dir}/access.log\" }";
     Fairlead::start(&config(&format!("routes: [{route}]\npools: {{ app: {pool} }}\n{log}\n"))).await
 }
@@ -244,7 +245,7 @@ async fn a_server_that_resets_everything_costs_no_request() {
     for origin in &origins {
         origin.delay(10);
     }
-    let fairlead = start(&origins.each_ref(), "", "").await;
+    let fairlead = Fairlead::start(&one_pool(&servers(&origins.each_ref()), TRUSTED)).await;
     let load = Load::start(fairlead.address(), 16, "/");
     until("a steady load", async || load.tally().ok > 500).await;
     // Long enough for the requests of a second to have earned their share.
