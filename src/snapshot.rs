@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use prometheus::{Histogram, IntCounter};
 
-use crate::config::{self, ClientTimeouts, Config, Match, RouteTimeouts};
+use crate::config::{self, ClientTimeouts, Config, Limits, Match, RouteTimeouts, ServerHeader};
 use crate::observe::metrics::{Class, Metrics};
 use crate::routing::RouteTable;
 use crate::upstream::Pool;
@@ -32,6 +32,10 @@ pub struct Listener {
     pub name: String,
     /// As configured.
     pub timeouts: ClientTimeouts,
+    /// As configured.
+    pub limits: Limits,
+    /// As configured.
+    pub server_header: ServerHeader,
 }
 
 /// A route with its pools.
@@ -79,7 +83,13 @@ impl Snapshot {
         );
         let listeners = config.listeners.iter().zip(bound);
         let listeners = listeners
-            .map(|(listener, &bound)| Listener { bound, name: listener.name.clone(), timeouts: listener.timeouts })
+            .map(|(listener, &bound)| Listener {
+                bound,
+                name: listener.name.clone(),
+                timeouts: listener.timeouts,
+                limits: listener.limits,
+                server_header: listener.server_header.clone(),
+            })
             .collect();
         Snapshot { routes: table, pools, listeners, trusted: config.trusted_proxies.clone() }
     }

@@ -33,7 +33,7 @@ mod variables;
 mod yaml;
 
 pub use health::{Check, Health};
-pub use listener::{ClientTimeouts, Listener};
+pub use listener::{ClientTimeouts, Limits, Listener, ServerHeader};
 pub use pool::{Address, HashKey, Pool, Queue, Server, Upstream};
 pub use problem::{Problem, Problems};
 pub use process::{AccessFormat, AccessLog, Admin, Log, LogFormat, Shutdown};

@@ -101,6 +101,63 @@ pub(super) fn show(span: Duration) -> String {
     }
 }
 
+/// A number of bytes such as `64KiB`.
+pub(super) struct Size {
+    min: u64,
+    max: u64,
+}
+
+/// A number of bytes from `min` to `max`.
+pub(super) fn bytes(min: u64, max: u64) -> Size {
+    Size { min, max }
+}
+
+impl Size {
+    fn form(&self) -> Parsed<u64> {
+        Parsed { what: "a size such as `64KiB` or `10MiB`", pattern: "^[0-9]+(B|KiB|MiB|GiB)$", parse: parse_size }
+    }
+}
+
+impl Kind for Size {
+    type Out = u64;
+
+    fn what(&self) -> String {
+        self.form().what()
+    }
+
+    fn schema(&self) -> Value {
+        self.form().schema()
+    }
+
+    fn read(&self, node: &Node, found: &mut Findings) -> Option<u64> {
+        let size = self.form().read(node, found)?;
+        let problem = match size {
+            size if size < self.min => format!("small: give at least `{}B`", self.min),
+            size if size > self.max => format!("large: give at most `{}B`", self.max),
+            size => return Some(size),
+        };
+        found.add(format!("{} is too {problem}", node.shown()));
+        None
+    }
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit {
+        _ if number.is_empty() => None,
+        "" => return Err(format!("has no unit: write `{number}B` for bytes or `{number}KiB`")),
+        "B" => Some(0),
+        "KiB" => Some(10),
+        "MiB" => Some(20),
+        "GiB" => Some(30),
+        _ => None,
+    };
+    let shift = shift.ok_or("is not a size: write one whole number with B, KiB, MiB or GiB, like `64KiB`")?;
+    let number = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    number.ok_or_else(|| "is too large".to_owned())
+}
+
 /// How often a second, such as `50/s`; 0 is refused.
 pub(super) fn rate() -> Parsed<u32> {
     Parsed {
@@ -230,6 +287,25 @@ pub(super) fn name() -> Parsed<String> {
     }
 }
 
+/// The beginning of a path, written as plainly as it can be: a route that servers may read in another way would let
+/// requests pass by it.
+pub(super) fn path_prefix() -> Parsed<String> {
+    Parsed {
+        what: "a path such as `/v1`",
+        pattern: "^/[!-~]*$",
+        parse: |text| {
+            let text = (url_path().parse)(text)?;
+            let odd = |part: &str| text.to_ascii_lowercase().contains(part);
+            let dots = text.split('/').any(|segment| segment == "." || segment == "..");
+            match ["//", "\\", ";", "?", "#", "%2f", "%5c", "%2e"].into_iter().find(|part| odd(part)) {
+                Some(part) => Err(format!("holds `{part}`, which servers read in different ways: write it without")),
+                None if dots => Err("has segments of dots: write the path that they lead to".to_owned()),
+                None => Ok(text),
+            }
+        },
+    }
+}
+
 /// A path that starts with `/`.
 pub(super) fn url_path() -> Parsed<String> {
     Parsed {
@@ -267,6 +343,29 @@ mod tests {
         }
         for text in ["0s", "1ms", "1500ms", "90s", "2m", "1h"] {
             assert_eq!(show(parse_duration(text).unwrap()), text);
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("10B"), Ok(10));
+        assert_eq!(parse_size("64KiB"), Ok(65536));
+        assert_eq!(parse_size("2MiB"), Ok(2 << 20));
+        assert_eq!(parse_size("1GiB"), Ok(1 << 30));
+        assert!(parse_size("64").unwrap_err().contains("`64KiB`"));
+        for bad in ["", "KiB", "1KB", "1 KiB", "1.5MiB", "-1B", "99999999999999999999B", "99999999999GiB"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn prefixes_of_paths() {
+        let parse = path_prefix().parse;
+        for path in ["/", "/v1", "/v1/", "/a.b/.well-known", "/a%20b", "//"] {
+            assert_eq!(parse(path).is_ok(), path != "//", "{path}");
+        }
+        for path in ["/a//b", "/a/../b", "/.", "/a%2Fb", "/a\\b", "/a;b", "/a?b", "/%2e%2e/a", "v1"] {
+            assert!(parse(path).is_err(), "{path}");
         }
     }
 

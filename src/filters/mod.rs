@@ -1,6 +1,12 @@
 //! What is read from and changed in the headers of a request or response on its way through.
 
 pub mod client;
+pub mod framing;
 pub mod hop_by_hop;
+pub mod hops;
+pub mod limits;
+pub mod path;
 pub mod request_id;
+pub mod response;
+pub mod server_header;
 pub mod target;

@@ -40,6 +40,8 @@ pub struct Context {
     pub upgrade: bool,
     /// None: no limit.
     pub patience: Option<Patience>,
+    /// The most bytes that its body may have; none: no limit.
+    pub body_limit: Option<u64>,
     /// The client is still sending its body.
     pub uploading: bool,
     /// Until when the response header must be there; none: no limit.
@@ -82,6 +84,7 @@ impl Context {
             key: 0,
             upgrade: false,
             patience: None,
+            body_limit: None,
             uploading: false,
             deadline: None,
             attempts: 0,

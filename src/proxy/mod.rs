@@ -15,6 +15,7 @@
 //! from there to `fail_to_proxy`, which answers.
 
 pub mod app;
+mod checks;
 mod context;
 pub mod deadline;
 mod record;
@@ -34,12 +35,14 @@ use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 
+use self::checks::Verdict;
 pub use self::context::Context;
+use self::refusal::Letterhead;
 pub use self::refusal::Refusal;
 
 use crate::balance::{Policy, hash_key};
-use crate::config::HashKey;
-use crate::filters::{client, hop_by_hop, request_id, target};
+use crate::config::{HashKey, ServerHeader};
+use crate::filters::{client, framing, hop_by_hop, request_id, response, server_header, target};
 use crate::node::Node;
 use crate::proxy::deadline::{Socket, TICK};
 use crate::routing;
@@ -70,7 +73,7 @@ impl Proxy {
     async fn answer(&self, session: &mut Session, ctx: &mut Context, refusal: Refusal) -> Result<()> {
         ctx.failure = Some(refusal);
         self.node.metrics.refused.with_label_values(&[refusal.name()]).inc();
-        refusal::write(session, refusal, ctx.request_id.as_ref()).await
+        refusal::write(session, refusal, letterhead(session, ctx)).await
     }
 }
 
@@ -100,6 +103,13 @@ impl ProxyHttp for Proxy {
             }
         }
         session.set_pipelining_enabled(true);
+        if framing::says_close(&session.req_header().headers) {
+            session.set_keepalive(None);
+        }
+        if session.req_header().version == Version::HTTP_10 {
+            // Such a client knows no interim responses.
+            session.set_ignore_info_resp(true);
+        }
 
         let request = session.req_header();
         let unknown = || std::net::SocketAddr::from(([0, 0, 0, 0], 0));
@@ -108,17 +118,30 @@ impl ProxyHttp for Proxy {
         ctx.client = Some(client);
         ctx.upgrade = asks_for_upgrade(request);
 
-        let host = host_of(request);
-        if host.is_none() && request.version == Version::HTTP_11 {
-            return self.refuse(session, ctx, Refusal::BadRequest).await;
+        match checks::check(session, listener) {
+            Verdict::Fine => {}
+            Verdict::Options => {
+                refusal::write_options(session, letterhead(session, ctx)).await?;
+                return Ok(true);
+            }
+            Verdict::Refused(refusal) => return self.refuse(session, ctx, refusal).await,
         }
-        let route = snapshot.routes.find(&routing::Request {
-            listener: listener.map_or("", |listener| listener.name.as_str()),
-            host: host.unwrap_or_default(),
-            // `OPTIONS *` asks about the whole server.
-            path: if request.uri.path() == "*" { "/" } else { request.uri.path() },
-            headers: &request.headers,
-        });
+        ctx.body_limit = listener.and_then(|listener| listener.limits.body);
+        let request = session.req_header();
+        let route = checks::route(
+            &snapshot,
+            &routing::Request {
+                listener: listener.map_or("", |listener| listener.name.as_str()),
+                host: host_of(request).unwrap_or_default(),
+                // `OPTIONS *` asks about the whole server.
+                path: if request.uri.path() == "*" { "/" } else { request.uri.path() },
+                headers: &request.headers,
+            },
+        );
+        let route = match route {
+            Ok(route) => route,
+            Err(refusal) => return self.refuse(session, ctx, refusal).await,
+        };
         let Some((route, target)) = route.and_then(|route| Some((route, route.draw()?))) else {
             return self.refuse(session, ctx, Refusal::NoRoute).await;
         };
@@ -195,7 +218,12 @@ impl ProxyHttp for Proxy {
         if let Some(id) = &ctx.request_id {
             request.insert_header(request_id::NAME, id.clone())?;
         }
-        target::to_origin_form(request);
+        checks::adapt(request, session.req_header())?;
+        if !ctx.upgrade && request.headers.contains_key(UPGRADE) {
+            // Pingora asks for it even where the client's `Connection` did not.
+            request.remove_header(&UPGRADE);
+            request.remove_header(&CONNECTION);
+        }
         if !request.headers.contains_key(HOST)
             && let Some(server) = &ctx.server
         {
@@ -207,7 +235,7 @@ impl ProxyHttp for Proxy {
 
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
         ctx: &mut Context,
@@ -218,6 +246,16 @@ impl ProxyHttp for Proxy {
         {
             ctx.uploading = !end_of_stream;
             ctx.postpone(Instant::now() + patience.left(!end_of_stream));
+        }
+        if let Some(limit) = ctx.body_limit
+            && session.body_bytes_read() as u64 > limit
+            && !session.was_upgraded()
+        {
+            return fail(ctx, Refusal::BodyTooLarge);
+        }
+        if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) {
+            // From HTTP/2 Pingora would write it as a chunk of its own, which ends the body, and then end it once more.
+            *body = None;
         }
         Ok(())
     }
@@ -232,7 +270,7 @@ impl ProxyHttp for Proxy {
         if is_final(status) && !ctx.header_arrived(status.as_u16()) {
             return fail(ctx, Refusal::ResponseTimeout);
         }
-        if status == StatusCode::SWITCHING_PROTOCOLS && !ctx.upgrade {
+        if status == StatusCode::SWITCHING_PROTOCOLS && !ctx.upgrade || !response::mend(response) {
             return fail(ctx, Refusal::UpstreamInvalid);
         }
         if ctx.upgrade && is_final(status) && status != StatusCode::SWITCHING_PROTOCOLS {
@@ -251,6 +289,8 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
     ) -> Result<()> {
         hop_by_hop::strip(response);
+        // Pingora takes an interim response, too, for one that comes before its time, and closes.
+        session.set_close_on_response_before_downstream_finish(is_final(response.status));
         if response.version == Version::HTTP_10 {
             // The version is ours, not the server's (RFC 9110 §6.2).
             response.set_version(Version::HTTP_11);
@@ -263,7 +303,9 @@ impl ProxyHttp for Proxy {
         if self.node.lifecycle.is_closed() && response.status != StatusCode::SWITCHING_PROTOCOLS {
             session.set_keepalive(None);
         }
-        if let Some(id) = &ctx.request_id {
+        let letterhead = letterhead(session, ctx);
+        server_header::apply(response, letterhead.server)?;
+        if let Some(id) = letterhead.request_id {
             response.insert_header(request_id::NAME, id.clone())?;
         }
         Ok(())
@@ -331,9 +373,10 @@ impl ProxyHttp for Proxy {
         if nobody_listens {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
-        let written = self.answer(session, ctx, refusal).await.is_ok();
-        let can_reuse_downstream = written && session.as_mut().is_body_done() && refusal != Refusal::BadRequest;
-        FailToProxy { error_code: refusal.status().as_u16(), can_reuse_downstream }
+        // Pingora closes after such an answer whatever is said here: the client must be told.
+        session.set_keepalive(None);
+        self.answer(session, ctx, refusal).await.ok();
+        FailToProxy { error_code: refusal.status().as_u16(), can_reuse_downstream: false }
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
@@ -408,8 +451,17 @@ fn fail<T>(ctx: &mut Context, refusal: Refusal) -> Result<T> {
 
 /// The host a request is for: the authority of its target (HTTP/2, absolute form) or its Host header.
 fn host_of(request: &RequestHeader) -> Option<&str> {
-    let header = || request.headers.get(HOST).and_then(|host| host.to_str().ok());
-    request.uri.authority().map(|authority| authority.as_str()).or_else(header)
+    target::authority(request).or_else(|| request.headers.get(HOST).and_then(|host| host.to_str().ok()))
+}
+
+/// What goes with an answer to this request.
+fn letterhead<'c>(session: &Session, ctx: &'c Context) -> Letterhead<'c> {
+    let local = session.server_addr().and_then(|address| address.as_inet()).copied();
+    let listener = ctx.snapshot.listener(local);
+    Letterhead {
+        request_id: ctx.request_id.as_ref(),
+        server: listener.map_or(&ServerHeader::Pass, |listener| &listener.server_header),
+    }
 }
 
 /// What `balance: hash` hashes; a request without the header or cookie counts by its client.

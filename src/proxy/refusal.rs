@@ -2,13 +2,15 @@
 //! access log and in the metric's label.
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 
-use crate::filters::request_id;
+use crate::config::ServerHeader;
+use crate::filters::framing::Fault;
+use crate::filters::{request_id, server_header};
 use crate::upstream::admission::Unavailable;
 use crate::upstream::server::Outcome;
 
@@ -20,8 +22,20 @@ pub const HEADER: HeaderName = HeaderName::from_static("fairlead-error");
 pub enum Refusal {
     /// The request is not one that can be passed on.
     BadRequest,
+    /// Which route serves it depends on how its path is read.
+    AmbiguousPath,
     /// No route matches.
     NoRoute,
+    /// A method that the request may not have here.
+    MethodNotAllowed,
+    /// The target is longer than the listener's `uri_bytes`.
+    UriTooLong,
+    /// The header is larger than the listener's `header_bytes` or `headers`.
+    HeadersTooLarge,
+    /// The body is longer than the listener's `body`.
+    BodyTooLarge,
+    /// The request expects what nobody here can do.
+    ExpectationFailed,
     /// The client took too long to send its body.
     SlowBody,
     /// No server of the pool may be chosen.
@@ -53,7 +67,13 @@ impl Refusal {
     pub fn name(self) -> &'static str {
         match self {
             Refusal::BadRequest => "bad-request",
+            Refusal::AmbiguousPath => "ambiguous-path",
             Refusal::NoRoute => "no-route",
+            Refusal::MethodNotAllowed => "method-not-allowed",
+            Refusal::UriTooLong => "uri-too-long",
+            Refusal::HeadersTooLarge => "headers-too-large",
+            Refusal::BodyTooLarge => "body-too-large",
+            Refusal::ExpectationFailed => "expectation-failed",
             Refusal::SlowBody => "slow-body",
             Refusal::NoServer => "no-server",
             Refusal::CircuitOpen => "circuit-open",
@@ -72,8 +92,13 @@ impl Refusal {
     /// The status that the client sees; 499, by convention, when it is gone.
     pub fn status(self) -> StatusCode {
         let code = match self {
-            Refusal::BadRequest => 400,
+            Refusal::BadRequest | Refusal::AmbiguousPath => 400,
             Refusal::NoRoute => 404,
+            Refusal::MethodNotAllowed => 405,
+            Refusal::BodyTooLarge => 413,
+            Refusal::UriTooLong => 414,
+            Refusal::ExpectationFailed => 417,
+            Refusal::HeadersTooLarge => 431,
             Refusal::SlowBody => 408,
             Refusal::ClientGone => 499,
             Refusal::Internal => 500,
@@ -82,6 +107,11 @@ impl Refusal {
             Refusal::ResponseTimeout | Refusal::IdleTimeout => 504,
         };
         StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// Whether what follows on the connection may be no request at all.
+    pub fn ends_connection(self) -> bool {
+        matches!(self.status().as_u16(), 400 | 413 | 414 | 431)
     }
 
     /// What a failed request comes to, by who failed and how.
@@ -104,6 +134,7 @@ impl Refusal {
                 ErrorType::InvalidHTTPHeader | ErrorType::H1Error | ErrorType::H2Error | ErrorType::InvalidH2 => {
                     Refusal::UpstreamInvalid
                 }
+                ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd") => Refusal::UpstreamInvalid,
                 _ => Refusal::UpstreamReset,
             },
             (ErrorSource::Internal | ErrorSource::Unset, _) => Refusal::Internal,
@@ -122,6 +153,18 @@ impl Refusal {
     }
 }
 
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Malformed => Refusal::BadRequest,
+            Fault::Expectation => Refusal::ExpectationFailed,
+            Fault::UriTooLong => Refusal::UriTooLong,
+            Fault::HeadersTooLarge => Refusal::HeadersTooLarge,
+            Fault::BodyTooLarge => Refusal::BodyTooLarge,
+        }
+    }
+}
+
 impl From<Unavailable> for Refusal {
     fn from(why: Unavailable) -> Self {
         match why {
@@ -134,24 +177,62 @@ impl From<Unavailable> for Refusal {
     }
 }
 
+/// What goes with every answer of ours.
+#[derive(Clone, Copy, Debug)]
+pub struct Letterhead<'a> {
+    /// None where a request was refused before it had one.
+    pub request_id: Option<&'a HeaderValue>,
+    /// As the listener has it.
+    pub server: &'a ServerHeader,
+}
+
+/// Methods that pass through here. Any does, but a client that asks must be told some.
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE";
+
 /// Answers a request. A connection whose request body was not read to its end is closed afterwards: what follows on
 /// it is not a request.
 ///
 /// # Errors
 /// The client is gone.
-pub async fn write(session: &mut Session, refusal: Refusal, request_id: Option<&HeaderValue>) -> Result<()> {
+pub async fn write(session: &mut Session, refusal: Refusal, letterhead: Letterhead<'_>) -> Result<()> {
     let text = format!("{} {}\n", refusal.status().as_u16(), refusal.name());
-    let mut response = ResponseHeader::build(refusal.status(), Some(5))?;
+    let mut response = ResponseHeader::build(refusal.status(), Some(6))?;
     response.insert_header(CONTENT_TYPE, "text/plain")?;
-    response.insert_header(CONTENT_LENGTH, text.len())?;
     response.insert_header(HEADER, refusal.name())?;
-    if let Some(id) = request_id {
+    if refusal == Refusal::MethodNotAllowed {
+        response.insert_header(ALLOW, METHODS)?;
+    }
+    if refusal.ends_connection() {
+        session.set_keepalive(None);
+    }
+    send(session, response, text, letterhead).await
+}
+
+/// Answers an `OPTIONS` that may go no further.
+///
+/// # Errors
+/// The client is gone.
+pub async fn write_options(session: &mut Session, letterhead: Letterhead<'_>) -> Result<()> {
+    let mut response = ResponseHeader::build(StatusCode::OK, Some(4))?;
+    response.insert_header(ALLOW, METHODS)?;
+    send(session, response, String::new(), letterhead).await
+}
+
+async fn send(
+    session: &mut Session,
+    mut response: ResponseHeader,
+    text: String,
+    letterhead: Letterhead<'_>,
+) -> Result<()> {
+    response.insert_header(CONTENT_LENGTH, text.len())?;
+    server_header::apply(&mut response, letterhead.server)?;
+    if let Some(id) = letterhead.request_id {
         response.insert_header(request_id::NAME, id.clone())?;
     }
     if !session.as_mut().is_body_done() {
         session.set_keepalive(None);
     }
-    let has_body = session.req_header().method != Method::HEAD;
+    let has_body = session.req_header().method != Method::HEAD && !text.is_empty();
     session.write_response_header(Box::new(response), !has_body).await?;
     if has_body {
         session.write_response_body(Some(Bytes::from(text)), true).await?;

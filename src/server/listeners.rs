@@ -114,13 +114,11 @@ pub(crate) fn bind_socket(address: SocketAddr) -> std::io::Result<(Socket, Socke
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ClientTimeouts;
-    use std::time::Duration;
+    use crate::config::Config;
 
     fn listener(address: SocketAddr) -> Listener {
-        let second = Duration::from_secs(1);
-        let timeouts = ClientTimeouts { body: second, write: second, keepalive: second };
-        Listener { name: "public".into(), address, timeouts }
+        let config = Config::quick(address, &[("127.0.0.1".into(), 9)], None, None).unwrap();
+        Listener { name: "public".into(), ..config.listeners[0].clone() }
     }
 
     fn taken(message: &str) {

@@ -1,7 +1,8 @@
 //! A case, and the stage it is played on.
 //!
 //! What the client must see is written like `200 open; body=ok; x-a: 1; !x-b`: the statuses of all answers, interim
-//! ones too; whether the connection then is `open` or at its `close`; and about the last answer: its body, a header
+//! ones too; what becomes of the connection: it stays `open`, comes to its `close`, perhaps with an
+//! answer `cut` off, or is `left` by the client; and about the last answer: its body, a header
 //! and its value (all values, joined by `, `; `*` is any), a header that must not be there.
 //!
 //! What the server must see is written like `POST /a; body=ok; x-a: 1; !x-b`, several requests with ` || ` between
@@ -79,7 +80,7 @@ impl Case {
         self
     }
 
-    /// The server answers before it reads a body, and reads none.
+    /// The server answers before it reads a body.
     pub fn early(mut self) -> Self {
         self.script.early = true;
         self
@@ -102,8 +103,8 @@ impl Stage {
             r#"
 listeners:
   - {{ name: plain, address: "127.0.0.1:0" }}
-  - {{ name: small, address: "127.0.0.1:0", limits: {{ header_bytes: 1KiB, headers: 10, body: 10B, uri_bytes: 100B }} }}
-  - {{ name: paths, address: "127.0.0.1:0" }}
+  - {{ name: small, address: "127.0.0.1:0", limits: {{ header_bytes: 1KiB, headers: 10, body: 10B, uri_bytes: 100B }}, server_header: mine/1 }}
+  - {{ name: paths, address: "127.0.0.1:0", server_header: remove }}
 routes:
   - {{ name: all, match: {{ }}, pool: main }}
   - {{ name: admin, match: {{ listener: paths, path_prefix: /admin }}, pool: admin }}
@@ -154,17 +155,22 @@ pools:
         }
         check_answer(last.as_ref(), details)?;
 
+        match end {
+            "open" => {}
+            "close" => client.closed().await.map_err(|e| format!("after {got:?}: {e}, in place of the end"))?,
+            "cut" => match client.answer().await {
+                Err(e) if e.starts_with("the end") => {}
+                other => return Err(format!("after {got:?}: {other:?}, in place of an answer cut off")),
+            },
+            "left" => {}
+            other => panic!("{}: none of open, close, cut, left: {other}", case.name),
+        }
+        if end != "open" {
+            client = Client::connect(self.fairlead.listener("plain"), false).await;
+        }
         // The probe also shows that nothing else is on its way.
         for origin in [&self.main, &self.admin] {
             origin.prepare(Script::default());
-        }
-        match end {
-            "open" => {}
-            "close" => {
-                client.closed().await.map_err(|e| format!("after {got:?}: {e}, in place of the end"))?;
-                client = Client::connect(self.fairlead.listener("plain"), false).await;
-            }
-            other => panic!("{}: neither open nor close: {other}", case.name),
         }
         client.is_head = false;
         client.send(PROBE.as_bytes()).await;
@@ -184,12 +190,16 @@ pools:
 
 fn check_answer(answer: Option<&Answer>, details: &str) -> Result<(), String> {
     let Some(answer) = answer else { return Ok(()) };
-    if answer.status >= 200 && answer.status < 600 && answer.all("x-request-id").is_none() && answer.all("server").is_none()
+    if answer.status >= 200
+        && answer.status < 600
+        && answer.all("x-request-id").is_none()
+        && answer.all("server").is_none()
     {
         return Err(format!("neither ours nor one of Pingora's refusals: {answer:?}"));
     }
     for detail in details.split(';').map(str::trim).filter(|detail| !detail.is_empty()) {
-        check_detail(detail, |name| answer.all(name), &answer.body).map_err(|e| format!("the client: {e}: {answer:?}"))?;
+        check_detail(detail, |name| answer.all(name), &answer.body)
+            .map_err(|e| format!("the client: {e}: {answer:?}"))?;
     }
     Ok(())
 }
@@ -206,7 +216,8 @@ fn check_requests(seen: &[(&str, Seen)], wanted: &str) -> Result<(), String> {
             return Err(format!("the server saw {pool}{}, it must see {start}", request.start));
         }
         for detail in details {
-            check_detail(detail, |name| request.all(name), &request.body).map_err(|e| format!("the server: {e}: {request:?}"))?;
+            check_detail(detail, |name| request.all(name), &request.body)
+                .map_err(|e| format!("the server: {e}: {request:?}"))?;
         }
     }
     Ok(())

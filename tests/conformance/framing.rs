@@ -14,6 +14,7 @@ fn chunked(name: &'static str, rest: &str, client: &str, origin: &str) -> Case {
     post(name, "Transfer-Encoding: chunked\r\n", rest, client, origin)
 }
 
+#[rustfmt::skip] // A table.
 pub fn cases() -> Vec<Case> {
     let refused = "400 close; fairlead-error: bad-request";
     vec![
@@ -85,7 +86,7 @@ pub fn cases() -> Vec<Case> {
         chunked("a chunk longer than its size", "4\r\nhello\r\n0\r\n\r\n", refused, "POST /p; cut off: 1"),
         chunked("trailers", "5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n", "200 open", "POST /p; body=hello; !x-sum"),
         chunked("trailers of framing", "5\r\nhello\r\n0\r\nContent-Length: 9\r\nHost: evil\r\n\r\n", "200 open", "POST /p; body=hello; !content-length; host: test"),
-        chunked("a bare LF in the trailers", "5\r\nhello\r\n0\r\nX: y\n\r\n", refused, "POST /p; body=hello; cut off: 1"),
+        chunked("a bare LF in the trailers", "5\r\nhello\r\n0\r\nX: y\n\r\n", refused, "POST /p; cut off: 1"),
         chunked("bare LFs at the end", "5\r\nhello\r\n0\n\n", refused, "POST /p; cut off: 1"),
     ]
 }

@@ -8,6 +8,7 @@ fn get(name: &'static str, headers: impl AsRef<[u8]>, client: &str, origin: &str
     case(name, send, client, origin)
 }
 
+#[rustfmt::skip] // A table.
 pub fn cases() -> Vec<Case> {
     vec![
         get("a header folded with a space", "X-A: 1\r\n 2\r\n", "400 close", ""),
@@ -87,6 +88,10 @@ pub fn cases() -> Vec<Case> {
             "200 open; !fairlead-error",
         ),
         answer("who the server is", "HTTP/1.1 200 OK\r\nServer: theirs/1\r\nContent-Length: 0\r\n\r\n", "200 open; server: theirs/1"),
+        answer("a name for all servers", "HTTP/1.1 200 OK\r\nServer: theirs/1\r\nContent-Length: 0\r\n\r\n", "200 open; server: mine/1").on("small"),
+        case("a name on our own answers", "GET / HTTP/1.1\r\n\r\n", "400 close; server: mine/1", "").on("small"),
+        case("no name on our own answers", "GET / HTTP/1.1\r\n\r\n", "400 close; !server", ""),
+        answer("a name that is taken away", "HTTP/1.1 200 OK\r\nServer: theirs/1\r\nContent-Length: 0\r\n\r\n", "200 open; !server").on("paths"),
         answer("a server that does not say", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "200 open; !server"),
     ]
 }

@@ -7,6 +7,7 @@ fn get(name: &'static str, headers: &str, client: &str, origin: &str) -> Case {
     case(name, format!("GET / HTTP/1.1\r\n{headers}\r\n"), client, origin)
 }
 
+#[rustfmt::skip] // A table.
 pub fn cases() -> Vec<Case> {
     let refused = "400 close; fairlead-error: bad-request";
     vec![

@@ -2,6 +2,7 @@
 
 use crate::case::{Case, case};
 
+#[rustfmt::skip] // A table.
 pub fn cases() -> Vec<Case> {
     vec![
         case("GET", "GET / HTTP/1.1\r\nHost: test\r\n\r\n", "200 open; body=ok", "GET /"),

@@ -94,9 +94,7 @@ async fn serve(wire: &mut Wire, state: &Mutex<State>) -> Option<bool> {
     let script = state.lock().unwrap().script.clone();
     let mut seen = Seen { start, headers, body: Vec::new() };
     if script.early {
-        state.lock().unwrap().seen.push(seen);
-        wire.stream.write_all(&script.reply.unwrap()).await.ok()?;
-        return Some(false);
+        wire.stream.write_all(script.reply.as_ref().unwrap()).await.ok()?;
     }
     if seen.all("expect").is_some() && script.reply.is_none() {
         wire.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.ok()?;
@@ -116,6 +114,9 @@ async fn serve(wire: &mut Wire, state: &Mutex<State>) -> Option<bool> {
     }
     state.lock().unwrap().seen.push(seen);
     whole?;
+    if script.early {
+        return Some(true);
+    }
     let reply = script.reply.unwrap_or_else(|| b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec());
     wire.stream.write_all(&reply).await.ok()?;
     Some(!script.hang_up)

@@ -7,6 +7,7 @@ fn get(name: &'static str, target: &str, client: &str, origin: &str) -> Case {
     case(name, format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n"), client, origin).on("paths")
 }
 
+#[rustfmt::skip] // A table.
 pub fn cases() -> Vec<Case> {
     let refused = "400 close; fairlead-error: ambiguous-path";
     vec![

@@ -7,6 +7,7 @@ fn get(name: &'static str, target: &str, client: &str, origin: &str) -> Case {
     case(name, format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n"), client, origin)
 }
 
+#[rustfmt::skip] // A table.
 pub fn cases() -> Vec<Case> {
     vec![
         get("a query", "/a?b=c&d=%20", "200 open", "GET /a?b=c&d=%20"),
@@ -20,16 +21,19 @@ pub fn cases() -> Vec<Case> {
         get("encoded line ends", "/a%0d%0aX:1", "200 open", "GET /a%0d%0aX:1"),
         get("a percent sign that encodes nothing", "/100%", "200 open", "GET /100%"),
         get("a backslash", "/a\\b", "200 open", "GET /a\\b"),
-        get("braces and the like", "/{a}|b^`c`", "200 open", "GET /{a}|b^`c`"),
+        get("braces", "/{a}", "200 open", "GET /{a}"),
+        get("a bar", "/a|b", "200 open", "GET /a|b"),
+        get("a caret", "/a^b", "200 open", "GET /a^b"),
+        get("a backtick", "/`a`", "400 close", ""),
         get("letters outside ASCII", "/gr\u{fc}n", "200 open", "GET /gr\u{fc}n"),
-        case("bytes that are no letters", b"GET /\xff\xfe HTTP/1.1\r\nHost: test\r\n\r\n", "200 open", "GET /\u{fffd}\u{fffd}"),
+        case("bytes that are no letters", b"GET /\xff\xfe HTTP/1.1\r\nHost: test\r\n\r\n", "400 close", ""),
+        get("a quote", "/a\"b", "200 open", "GET /a\"b"),
         get("a colon", "/a:b@c", "200 open", "GET /a:b@c"),
         get("a parameter", "/a;v=1/b", "200 open", "GET /a;v=1/b"),
         get("a fragment", "/a#b", "400 close", ""),
         // Pingora encodes them before anybody can look: no server sees the raw byte.
         get("a space", "/a b", "200 open", "GET /a%20b"),
-        get("something like a version", "/a HTTP/1.1", "200 open", "GET /a%20HTTP/1.1"),
-        get("a quote", "/a\"b", "200 open", "GET /a%22b"),
+        get("something like a version", "/a HTTP/1.1", "400 close", ""),
         get("a tab", "/a\tb", "200 open", "GET /a%09b"),
         get("a NUL", "/a\0b", "200 open", "GET /a%00b"),
         get("a bare CR", "/a\rb", "200 open", "GET /a%0Db"),
