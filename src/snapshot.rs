@@ -2,12 +2,17 @@
 //! held by a request to its end.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use prometheus::{Histogram, IntCounter};
 
-use crate::config::{self, ClientTimeouts, Config, Limits, Match, RouteTimeouts, ServerHeader};
+use crate::config::{self, ClientLimits, ClientTimeouts, Config, Match, Retry, RouteTimeouts, Rules, ServerHeader};
+use crate::filters::rate_limit::Guard;
+use crate::load::Traffic;
+use crate::load::connections::Gate;
+use crate::load::rate::Limits;
 use crate::observe::metrics::{Class, Metrics};
 use crate::routing::RouteTable;
 use crate::upstream::Pool;
@@ -17,6 +22,8 @@ use crate::upstream::Pool;
 pub struct Snapshot {
     /// Who serves what.
     pub routes: RouteTable<Arc<Route>>,
+    /// All routes, in the file's order.
+    pub all_routes: Vec<Arc<Route>>,
     /// All pools, in the file's order.
     pub pools: Vec<Arc<Pool>>,
     listeners: Vec<Listener>,
@@ -31,11 +38,13 @@ pub struct Listener {
     /// As configured.
     pub name: String,
     /// As configured.
+    pub limits: ClientLimits,
+    /// As configured.
     pub timeouts: ClientTimeouts,
     /// As configured.
-    pub limits: Limits,
-    /// As configured.
     pub server_header: ServerHeader,
+    /// Counts its connections. Outlives the snapshot that made it.
+    pub gate: Arc<Gate>,
 }
 
 /// A route with its pools.
@@ -45,6 +54,16 @@ pub struct Route {
     pub name: String,
     /// As configured.
     pub timeouts: RouteTimeouts,
+    /// As configured.
+    pub retry: Retry,
+    /// Its requests.
+    pub traffic: Arc<Traffic>,
+    /// As configured.
+    pub rules: Rules,
+    /// As configured.
+    pub path_prefix: String,
+    /// None: no limit.
+    pub limit: Option<Guard>,
     /// Pool and the sum of the shares up to and including it.
     targets: Vec<(Arc<Target>, u32)>,
 }
@@ -54,13 +73,44 @@ pub struct Route {
 pub struct Target {
     /// Who serves.
     pub pool: Arc<Pool>,
+    /// The route's requests.
+    pub traffic: Arc<Traffic>,
     /// `fairlead_requests_total` by class.
     pub requests: [IntCounter; Class::COUNT],
     /// `fairlead_request_duration_seconds`.
     pub duration: Histogram,
 }
 
+/// A request on its route: live until this is dropped.
+#[derive(Debug)]
+pub struct Visit(Arc<Route>);
+
+impl Deref for Visit {
+    type Target = Route;
+
+    fn deref(&self) -> &Route {
+        &self.0
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.0.traffic.end();
+    }
+}
+
 impl Route {
+    /// A request begins.
+    pub fn visit(self: &Arc<Self>) -> Visit {
+        self.traffic.begin();
+        Visit(self.clone())
+    }
+
+    /// All pools that serve it.
+    pub fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        self.targets.iter().map(|(target, _)| &target.pool)
+    }
+
     /// Draws a pool by the route's shares.
     pub fn draw(&self) -> Option<&Arc<Target>> {
         if let [(only, _)] = self.targets.as_slice() {
@@ -74,24 +124,32 @@ impl Route {
 
 impl Snapshot {
     /// Makes pools and routes from a valid configuration. `bound` holds the listeners' addresses, in their order.
-    pub fn new(config: &Config, bound: &[SocketAddr], metrics: &Metrics) -> Self {
+    /// `limits`: those there are already go on.
+    pub fn new(config: &Config, bound: &[SocketAddr], metrics: &Metrics, limits: &Limits) -> Self {
         let pools: Vec<_> = config.pools.iter().map(|pool| Arc::new(Pool::new(pool.clone(), metrics))).collect();
         let whole = whole_traffic(config);
         let routes = if config.routes.is_empty() { std::slice::from_ref(&whole) } else { &config.routes };
-        let table = RouteTable::new(
-            routes.iter().map(|route| (route.matches.clone(), Arc::new(make_route(route, &pools, metrics)))),
-        );
+        let all_routes: Vec<_> =
+            routes.iter().map(|route| Arc::new(make_route(route, &pools, metrics, limits))).collect();
+        let matches = routes.iter().map(|route| route.matches.clone());
+        let table = RouteTable::new(matches.zip(all_routes.iter().cloned()));
         let listeners = config.listeners.iter().zip(bound);
         let listeners = listeners
             .map(|(listener, &bound)| Listener {
                 bound,
                 name: listener.name.clone(),
-                timeouts: listener.timeouts,
                 limits: listener.limits,
+                timeouts: listener.timeouts,
                 server_header: listener.server_header.clone(),
+                gate: Arc::new(Gate::new(listener.limits.connections, listener.limits.per_client)),
             })
             .collect();
-        Snapshot { routes: table, pools, listeners, trusted: config.trusted_proxies.clone() }
+        Snapshot { routes: table, all_routes, pools, listeners, trusted: config.trusted_proxies.clone() }
+    }
+
+    /// All listeners, in the file's order.
+    pub fn listeners(&self) -> &[Listener] {
+        &self.listeners
     }
 
     /// The listener that a connection to `local` came in by: its own address before a wildcard on its port.
@@ -133,11 +191,15 @@ fn whole_traffic(config: &Config) -> config::Route {
         name: only.clone(),
         matches: Match { path_prefix: "/".into(), ..Match::default() },
         split: vec![config::Share { pool: only, weight: 1 }],
+        rules: Rules::default(),
         timeouts: RouteTimeouts::default(),
+        retry: Retry::default(),
+        rate_limit: None,
     }
 }
 
-fn make_route(route: &config::Route, pools: &[Arc<Pool>], metrics: &Metrics) -> Route {
+fn make_route(route: &config::Route, pools: &[Arc<Pool>], metrics: &Metrics, limits: &Limits) -> Route {
+    let traffic = Arc::new(Traffic::new(route.retry.budget));
     let mut upto = 0;
     let mut targets = Vec::new();
     for share in &route.split {
@@ -147,10 +209,20 @@ fn make_route(route: &config::Route, pools: &[Arc<Pool>], metrics: &Metrics) -> 
         let counter = |class: Class| metrics.requests.with_label_values(&[labels[0], labels[1], class.as_str()]);
         let target = Target {
             pool: pool.clone(),
+            traffic: traffic.clone(),
             requests: Class::ALL.map(counter),
             duration: metrics.duration.with_label_values(&labels),
         };
         targets.push((Arc::new(target), upto));
     }
-    Route { name: route.name.clone(), timeouts: route.timeouts, targets }
+    Route {
+        name: route.name.clone(),
+        timeouts: route.timeouts,
+        rules: route.rules.clone(),
+        path_prefix: route.matches.path_prefix.clone(),
+        retry: route.retry.clone(),
+        traffic,
+        limit: route.rate_limit.as_ref().map(|settings| Guard::new(limits.get(&route.name, settings))),
+        targets,
+    }
 }

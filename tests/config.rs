@@ -87,8 +87,7 @@ fn unreadable_files_are_problems_too() {
     let dir = tempfile::tempdir().unwrap();
     let message = |path: &Path| config::load(path).unwrap_err().to_string();
     let missing = dir.path().join("missing.yaml");
-    let expected =
-        format!("{}: cannot be read: there is no such file (name another with `-c FILE`)", missing.display());
+    let expected = format!("{}: cannot be read: there is no such file: check its path", missing.display());
     assert_eq!(message(&missing), expected);
     assert!(message(dir.path()).ends_with("cannot be read: it is a directory: name a file"));
     let latin = dir.path().join("latin.yaml");
@@ -302,4 +301,13 @@ proptest! {
     fn any_text_never_panics(text in "\\PC{0,200}") {
         let _ = read(&text);
     }
+}
+
+#[test]
+fn a_route_that_says_nothing_of_retries_has_the_defaults() {
+    let text = "version: 1\nlisteners: [{ address: 0.0.0.0:9090 }]\nroutes: [{ pool: app }]\npools: { app: { servers: [\"10.0.0.1:9000\"] } }\n";
+    let route = &read(text).unwrap().routes[0];
+    assert_eq!(route.retry, config::Retry::default());
+    assert_eq!(route.timeouts.per_try, config::RouteTimeouts::default().per_try);
+    assert_eq!(route.timeouts.per_try, config::PerTry::Adaptive);
 }

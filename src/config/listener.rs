@@ -7,7 +7,8 @@ use http::HeaderValue;
 
 use super::fields::Fields;
 use super::kind::{OrNone, Parsed, count};
-use super::units::{bytes, name, socket, span};
+use super::sizes::bytes;
+use super::units::{byte_rate, name, socket, span};
 
 /// One address that clients connect to.
 #[derive(Clone, Debug)]
@@ -16,25 +17,12 @@ pub struct Listener {
     pub name: String,
     /// Port 0 lets the system choose (the log tells which).
     pub address: SocketAddr,
+    /// How much clients may take.
+    pub limits: ClientLimits,
     /// How long a client may take.
     pub timeouts: ClientTimeouts,
-    /// How large a request may be.
-    pub limits: Limits,
     /// The `Server` header of responses.
     pub server_header: ServerHeader,
-}
-
-/// How large a request may be.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Bytes of request line and headers, line ends included.
-    pub header_bytes: u64,
-    /// Headers, each line counted.
-    pub headers: usize,
-    /// Bytes of the target.
-    pub uri_bytes: u64,
-    /// Bytes of the body; none: no limit.
-    pub body: Option<u64>,
 }
 
 /// The `Server` header of responses.
@@ -48,12 +36,33 @@ pub enum ServerHeader {
     Set(HeaderValue),
 }
 
+/// How much clients may take.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientLimits {
+    /// Connections at once.
+    pub connections: usize,
+    /// Connections at once of one client; None: as many as of all.
+    pub per_client: Option<usize>,
+    /// Bytes a second that a client must send of a body and take of a response. None: any.
+    pub min_rate: Option<u64>,
+    /// Bytes of request line and headers, line ends included.
+    pub header_bytes: u64,
+    /// Headers, each line counted.
+    pub headers: usize,
+    /// Bytes of the target.
+    pub uri_bytes: u64,
+    /// Bytes of a body. None: any.
+    pub body: Option<u64>,
+}
+
 /// How long a client may take.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientTimeouts {
+    /// A whole request header.
+    pub header: Duration,
     /// Between two reads of a request body.
     pub body: Duration,
-    /// Between two writes of a response.
+    /// Without taking anything of a response.
     pub write: Duration,
     /// An idle connection between two requests.
     pub keepalive: Duration,
@@ -63,36 +72,55 @@ pub(super) fn listener(f: &mut Fields<'_>) -> Option<Listener> {
     let name = f.optional("name", "For routes and logs. Default: the address.", name());
     let address =
         f.required("address", "IP:PORT to listen on; `[::]` is IPv6 only; port 0 lets the system choose.", socket());
+    let limits = f.section("limits", "How much clients may take.", client_limits);
     let timeouts = f.section("timeouts", "How long a client may take.", client_timeouts);
-    let limits = f.section("limits", "How large a request may be.", limits);
     let server_header =
         f.default("server_header", "The `Server` header of responses: `pass`, `remove`, or a text.", server(), "pass");
     f.later(&["protocols", "tls", "proxy_protocol"]);
     let address = address?;
-    Some(Listener {
-        name: name.unwrap_or_else(|| address.to_string()),
-        address,
-        timeouts: timeouts?,
-        limits: limits?,
-        server_header: server_header?,
-    })
+    let name = name.unwrap_or_else(|| address.to_string());
+    Some(Listener { name, address, limits: limits?, timeouts: timeouts?, server_header: server_header? })
 }
 
-fn client_timeouts(f: &mut Fields<'_>) -> Option<ClientTimeouts> {
-    let body = f.default("body", "Between two reads of a request body.", span(), "30s");
-    let write = f.default("write", "Between two writes of a response.", span(), "60s");
-    let keepalive = f.default("keepalive", "An idle connection between two requests.", span(), "60s");
-    f.later(&["header"]);
-    Some(ClientTimeouts { body: body?, write: write?, keepalive: keepalive? })
-}
-
-fn limits(f: &mut Fields<'_>) -> Option<Limits> {
+fn client_limits(f: &mut Fields<'_>) -> Option<ClientLimits> {
+    let connections = f.default("connections", "At once; a client beyond them gets 503.", count(1, MANY), 50_000);
+    let per_client = f.default(
+        "per_client",
+        "Connections at once of one client's address (IPv6: of its /64); `none`: no limit.",
+        OrNone(count(1, MANY)),
+        "none",
+    );
+    let min_rate = f.default(
+        "min_rate",
+        "Bytes a second that a client must send of a body and take of a response; `none`: any rate will do.",
+        OrNone(byte_rate()),
+        "240B/s",
+    );
     // Pingora itself reads no more than 256 headers and 1 MiB.
     let header_bytes = f.default("header_bytes", "Bytes of request line and headers.", bytes(64, 1_000_000), "64KiB");
     let headers = f.default("headers", "Lines of headers.", count(1, 256), 128);
     let uri_bytes = f.default("uri_bytes", "Bytes of the target, with its query.", bytes(1, 1_000_000), "16KiB");
-    let body = f.default("body", "Bytes of the body, in chunks too.", OrNone(bytes(0, u64::MAX)), "none");
-    Some(Limits { header_bytes: header_bytes?, headers: headers?, uri_bytes: uri_bytes?, body: body? })
+    let body = f.default("body", "Bytes of a body, in chunks too; `none`: any.", OrNone(bytes(0, u64::MAX)), "none");
+    Some(ClientLimits {
+        connections: connections?,
+        per_client: per_client?,
+        min_rate: min_rate?,
+        header_bytes: header_bytes?,
+        headers: headers?,
+        uri_bytes: uri_bytes?,
+        body: body?,
+    })
+}
+
+/// More connections than this is a mistake.
+const MANY: u32 = 10_000_000;
+
+fn client_timeouts(f: &mut Fields<'_>) -> Option<ClientTimeouts> {
+    let header = f.default("header", "A whole request header, from when it is waited for.", span(), "10s");
+    let body = f.default("body", "Between two reads of a request body.", span(), "30s");
+    let write = f.default("write", "Without taking anything of a response.", span(), "60s");
+    let keepalive = f.default("keepalive", "An idle connection between two requests.", span(), "60s");
+    Some(ClientTimeouts { header: header?, body: body?, write: write?, keepalive: keepalive? })
 }
 
 fn server() -> Parsed<ServerHeader> {

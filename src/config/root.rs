@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::fields::Fields;
-use super::kind::{Kind, List, Named, Section, count, whole};
+use super::kind::{Kind, List, Named, OrNone, Section, count, whole};
 use super::listener::{Listener, listener};
 use super::pool::{PoolDraft, pool};
 use super::problem::Findings;
@@ -22,10 +22,12 @@ pub(super) struct Draft {
     pub(super) pools: Vec<(String, Option<PoolDraft>)>,
     pub(super) admin: Option<Admin>,
     trusted_proxies: Vec<Option<IpNet>>,
-    redis: Option<Redis>,
+    /// None: it has a problem.
+    pub(super) redis: Option<Option<Redis>>,
     log: Log,
     access_log: Option<AccessLog>,
     shutdown: Shutdown,
+    max_in_flight: Option<usize>,
     threads: usize,
 }
 
@@ -39,16 +41,26 @@ pub(super) fn read(root: &Node, found: &mut Findings) -> Option<Config> {
         node => Section(draft).read(node, found)?,
     };
     check::across(&draft, found);
+    let redis = draft.redis.flatten();
+    // Without a scope in the file: as far as counts are shared at all.
+    let resolve = |draft: RouteDraft| {
+        let mut route = draft.route;
+        if let Some(limit) = &mut route.rate_limit {
+            limit.fleet = draft.fleet_limit.unwrap_or(true) && redis.is_some();
+        }
+        route
+    };
     Some(Config {
         listeners: draft.listeners.into_iter().flatten().collect(),
         trusted_proxies: draft.trusted_proxies.into_iter().flatten().collect(),
-        routes: draft.routes.into_iter().flatten().map(|draft| draft.route).collect(),
+        routes: draft.routes.into_iter().flatten().map(resolve).collect(),
         pools: draft.pools.into_iter().filter_map(|(_, draft)| Some(draft?.pool)).collect(),
-        redis: draft.redis,
+        redis,
         admin: draft.admin,
         log: draft.log,
         access_log: draft.access_log,
         shutdown: draft.shutdown,
+        max_in_flight: draft.max_in_flight,
         threads: draft.threads,
     })
 }
@@ -82,11 +94,18 @@ fn draft(f: &mut Fields<'_>) -> Option<Draft> {
         "Shares the counts of the whole fleet. Left out: counts live in this process, and nothing else changes.",
         Section(redis),
     );
+    let redis = if redis.is_none() && !f.given("redis") { Some(None) } else { redis };
     let admin = f.optional("admin", "The admin listener. Left out: there is none.", Section(admin));
     let log = f.section("log", "The process's own log, on standard error.", log);
     let access_log =
         f.optional("access_log", "The log of requests. Left out: they are not logged.", Section(access_log));
     let shutdown = f.section("shutdown", "How the process ends.", shutdown);
+    let max_in_flight = f.default(
+        "max_in_flight",
+        "Requests at once on this node; beyond them clients get 503. `none`: no limit.",
+        OrNone(count(1, 10_000_000)),
+        "none",
+    );
     let threads = f.default("threads", "Worker threads of the proxy; 0: one per core.", count(0, 1024), 0);
     f.later(&["runtime_dir"]);
     Some(Draft {
@@ -95,11 +114,12 @@ fn draft(f: &mut Fields<'_>) -> Option<Draft> {
         trusted_proxies: trusted_proxies.unwrap_or_default(),
         routes: routes.unwrap_or_default(),
         pools: pools.unwrap_or_default(),
-        redis: redis.flatten(),
+        redis,
         admin,
         log: log?,
         access_log,
         shutdown: shutdown?,
+        max_in_flight: max_in_flight?,
         threads: threads?,
     })
 }

@@ -7,7 +7,11 @@ use http::{HeaderName, HeaderValue};
 
 use super::fields::Fields;
 use super::kind::{List, Named, OneOrMany, OrNone, Parsed, Section, whole};
-use super::units::{host_name, name, path_prefix, span};
+use super::prefix::path_prefix;
+use super::rate_limit::{RateLimit, RateLimitDraft, rate_limit};
+use super::retry::{PerTry, PerTryKind, Retry, retry};
+use super::rules::{Rules, rules};
+use super::units::{host_name, name, show, span};
 
 /// Which requests go where.
 #[derive(Clone, Debug)]
@@ -16,10 +20,16 @@ pub struct Route {
     pub name: String,
     /// What a request must look like.
     pub matches: Match,
-    /// The pools that serve it, with their shares; never empty, names known to exist.
+    /// The pools that serve it, with their shares, names known to exist; empty only where it redirects.
     pub split: Vec<Share>,
+    /// What it changes, and whom it serves.
+    pub rules: Rules,
     /// How long a request may take.
     pub timeouts: RouteTimeouts,
+    /// When a request that failed is sent again.
+    pub retry: Retry,
+    /// None: as often as anybody likes.
+    pub rate_limit: Option<RateLimit>,
 }
 
 /// A pool's share of a route.
@@ -60,16 +70,20 @@ pub enum HostPattern {
 pub struct RouteTimeouts {
     /// Until the final response header, all attempts included; the time in which the client still sends its body does not count.
     pub response: Option<Duration>,
+    /// One attempt, until the response header; it begins when the whole request was sent.
+    pub per_try: PerTry,
     /// Between two bytes, either way.
     pub idle: Option<Duration>,
     /// The same for an upgraded connection.
     pub websocket_idle: Option<Duration>,
 }
 
-/// A route, and for each of its shares the place in `split` (none for a plain `pool`).
+/// A route, for each of its shares the place in `split` (none for a plain `pool`), and the scope of its limit where the
+/// file gives it.
 pub(super) struct RouteDraft {
     pub(super) route: Route,
     pub(super) places: Option<Vec<usize>>,
+    pub(super) fleet_limit: Option<bool>,
 }
 
 pub(super) fn route(f: &mut Fields<'_>) -> Option<RouteDraft> {
@@ -84,12 +98,19 @@ pub(super) fn route(f: &mut Fields<'_>) -> Option<RouteDraft> {
     );
     let timeouts =
         f.section("timeouts", "How long a request may take on the server's side; `none`: no limit.", route_timeouts);
-    f.later(&["retry", "rate_limit"]);
+    let retry = f.section("retry", "When a request that failed is sent again.", retry);
+    let rules = rules(f);
+    let limit = f.optional("rate_limit", "How often a client may ask. Left out: no limit.", Section(rate_limit));
 
     let name = name.unwrap_or_else(|| format!("route-{}", f.own_name()));
     match (f.given("pool"), f.given("split")) {
-        (false, false) => {
-            f.problem(&["pool".into()], "is missing: name the pool that serves this route, or give a `split`")
+        (false, false) if f.given("redirect") => {}
+        (false, false) => f.problem(
+            &["pool".into()],
+            "is missing: name the pool that serves this route, or give a `split` or a `redirect`",
+        ),
+        _ if f.given("redirect") => {
+            f.problem(&["redirect".into()], "stands beside a pool, which then gets no requests: keep only one of them")
         }
         (true, true) => f.problem(&["split".into()], "stands beside `pool`: keep only one of them"),
         _ => {}
@@ -100,10 +121,13 @@ pub(super) fn route(f: &mut Fields<'_>) -> Option<RouteDraft> {
             let (places, shares) = placed(split);
             (shares, Some(places))
         }
+        (None, None) if f.given("redirect") => (Vec::new(), None),
         (None, None) => return None,
     };
     check_split(f, &split, places.as_deref());
-    Some(RouteDraft { route: Route { name, matches: matches?, split, timeouts: timeouts? }, places })
+    let (rate_limit, fleet_limit) = limit.map(|RateLimitDraft { limit, fleet }| (limit, fleet)).unzip();
+    let route = Route { name, matches: matches?, split, rules: rules?, timeouts: timeouts?, retry: retry?, rate_limit };
+    Some(RouteDraft { route, places, fleet_limit: fleet_limit.flatten() })
 }
 
 /// The items that could be read, each with its place.
@@ -219,11 +243,30 @@ fn trim_prefix(mut prefix: String) -> String {
 fn route_timeouts(f: &mut Fields<'_>) -> Option<RouteTimeouts> {
     let response =
         f.default("response", "Until the final response header, all attempts included.", OrNone(span()), "15s");
+    let per_try = f.default(
+        "per_try",
+        "One attempt, until the response header. `adaptive`: only where its server has fallen silent and another can have the request.",
+        PerTryKind,
+        "adaptive",
+    );
     let idle = f.default("idle", "Between two bytes, either way.", OrNone(span()), "60s");
     let websocket_idle =
         f.default("websocket_idle", "Between two bytes of an upgraded connection, either way.", OrNone(span()), "1h");
-    f.later(&["per_try", "total"]);
-    Some(RouteTimeouts { response: response?, idle: idle?, websocket_idle: websocket_idle? })
+    f.later(&["total"]);
+    let (response, per_try) = (response?, per_try?);
+    if let (Some(response), PerTry::Limit(limit)) = (response, per_try)
+        && limit >= response
+    {
+        f.problem(
+            &["per_try".into()],
+            format!(
+                "`{}` never runs out, since `response` ends all attempts after {}: shorten it, or write `none`",
+                show(limit),
+                show(response)
+            ),
+        );
+    }
+    Some(RouteTimeouts { response, per_try, idle: idle?, websocket_idle: websocket_idle? })
 }
 
 fn host_pattern() -> Parsed<HostPattern> {
@@ -262,7 +305,8 @@ pub(super) fn header_name(text: &str) -> Result<HeaderName, String> {
     HeaderName::from_bytes(text.as_bytes()).map_err(|_| "is no header name: use letters, digits and `-`".to_owned())
 }
 
-fn header_value() -> Parsed<HeaderValue> {
+/// The value of a header.
+pub(super) fn header_value() -> Parsed<HeaderValue> {
     Parsed {
         what: "the value of a header",
         pattern: "",
@@ -302,6 +346,7 @@ impl Default for RouteTimeouts {
     fn default() -> Self {
         RouteTimeouts {
             response: Some(Duration::from_secs(15)),
+            per_try: PerTry::Adaptive,
             idle: Some(Duration::from_secs(60)),
             websocket_idle: Some(Duration::from_secs(3600)),
         }

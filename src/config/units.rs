@@ -101,25 +101,24 @@ pub(super) fn show(span: Duration) -> String {
     }
 }
 
-/// A number of bytes such as `64KiB`.
-pub(super) struct Size {
-    min: u64,
-    max: u64,
+/// A share in whole percent, such as `30%`, up to `100%`.
+pub(super) struct Percent {
+    min: u32,
 }
 
-/// A number of bytes from `min` to `max`.
-pub(super) fn bytes(min: u64, max: u64) -> Size {
-    Size { min, max }
+/// A share of at least `min` percent.
+pub(super) fn percent(min: u32) -> Percent {
+    Percent { min }
 }
 
-impl Size {
-    fn form(&self) -> Parsed<u64> {
-        Parsed { what: "a size such as `64KiB` or `10MiB`", pattern: "^[0-9]+(B|KiB|MiB|GiB)$", parse: parse_size }
+impl Percent {
+    fn form(&self) -> Parsed<u32> {
+        Parsed { what: "a share such as `30%`", pattern: "^(100|[0-9]{1,2})%$", parse: parse_percent }
     }
 }
 
-impl Kind for Size {
-    type Out = u64;
+impl Kind for Percent {
+    type Out = u32;
 
     fn what(&self) -> String {
         self.form().what()
@@ -129,33 +128,25 @@ impl Kind for Size {
         self.form().schema()
     }
 
-    fn read(&self, node: &Node, found: &mut Findings) -> Option<u64> {
-        let size = self.form().read(node, found)?;
-        let problem = match size {
-            size if size < self.min => format!("small: give at least `{}B`", self.min),
-            size if size > self.max => format!("large: give at most `{}B`", self.max),
-            size => return Some(size),
-        };
-        found.add(format!("{} is too {problem}", node.shown()));
-        None
+    fn read(&self, node: &Node, found: &mut Findings) -> Option<u32> {
+        let share = self.form().read(node, found)?;
+        if share < self.min {
+            found.add(format!("{} is too small: give at least {}%", node.shown(), self.min));
+            return None;
+        }
+        Some(share)
     }
 }
 
-fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let shift = match unit {
-        _ if number.is_empty() => None,
-        "" => return Err(format!("has no unit: write `{number}B` for bytes or `{number}KiB`")),
-        "B" => Some(0),
-        "KiB" => Some(10),
-        "MiB" => Some(20),
-        "GiB" => Some(30),
-        _ => None,
-    };
-    let shift = shift.ok_or("is not a size: write one whole number with B, KiB, MiB or GiB, like `64KiB`")?;
-    let number = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-    number.ok_or_else(|| "is too large".to_owned())
+fn parse_percent(text: &str) -> Result<u32, String> {
+    let number = text.strip_suffix('%').unwrap_or(text);
+    match number.parse::<u32>() {
+        Ok(share @ 0..=100) if number.bytes().all(|b| b.is_ascii_digit()) => match text.ends_with('%') {
+            true => Ok(share),
+            false => Err(format!("has no unit: write `{share}%`")),
+        },
+        _ => Err("is not a share: write a whole number from 0 to 100 with `%`, like `30%`".to_owned()),
+    }
 }
 
 /// How often a second, such as `50/s`; 0 is refused.
@@ -175,6 +166,39 @@ pub(super) fn rate() -> Parsed<u32> {
                 _ => Err("is not a rate: write a whole number from 1 to 999999999 with `/s`, like `50/s`".to_owned()),
             }
         },
+    }
+}
+
+/// Bytes a second, such as `240B/s` or `1KiB/s`; 0 is refused.
+pub(super) fn byte_rate() -> Parsed<u64> {
+    Parsed {
+        what: "bytes a second such as `240B/s` or `1KiB/s`",
+        pattern: "^[1-9][0-9]{0,8}(B|KiB|MiB|GiB)/s$",
+        parse: |text| match text.strip_suffix("/s").map(parse_size) {
+            Some(Ok(0)) => Err("is no rate: give at least `1B/s`, or `none`".to_owned()),
+            Some(size) => size.map_err(|problem| format!("{problem} and `/s`, like `240B/s` or `1KiB/s`")),
+            None => match parse_size(text) {
+                Ok(_) => Err(format!("is not per second: write `{text}/s`")),
+                Err(_) => Err("is not a rate of bytes: write it like `240B/s` or `1KiB/s`".to_owned()),
+            },
+        },
+    }
+}
+
+/// Bytes; the error may be followed by more.
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit {
+        "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return Err("has no size: write a whole number with B, KiB, MiB or GiB".to_owned()),
+    };
+    match number.parse::<u64>() {
+        Ok(number) if digits <= 9 => Ok(number << shift),
+        _ => Err("has no size: write a whole number of at most nine digits with B, KiB, MiB or GiB".to_owned()),
     }
 }
 
@@ -287,25 +311,6 @@ pub(super) fn name() -> Parsed<String> {
     }
 }
 
-/// The beginning of a path, written as plainly as it can be: a route that servers may read in another way would let
-/// requests pass by it.
-pub(super) fn path_prefix() -> Parsed<String> {
-    Parsed {
-        what: "a path such as `/v1`",
-        pattern: "^/[!-~]*$",
-        parse: |text| {
-            let text = (url_path().parse)(text)?;
-            let odd = |part: &str| text.to_ascii_lowercase().contains(part);
-            let dots = text.split('/').any(|segment| segment == "." || segment == "..");
-            match ["//", "\\", ";", "?", "#", "%2f", "%5c", "%2e"].into_iter().find(|part| odd(part)) {
-                Some(part) => Err(format!("holds `{part}`, which servers read in different ways: write it without")),
-                None if dots => Err("has segments of dots: write the path that they lead to".to_owned()),
-                None => Ok(text),
-            }
-        },
-    }
-}
-
 /// A path that starts with `/`.
 pub(super) fn url_path() -> Parsed<String> {
     Parsed {
@@ -347,25 +352,13 @@ mod tests {
     }
 
     #[test]
-    fn sizes() {
-        assert_eq!(parse_size("10B"), Ok(10));
-        assert_eq!(parse_size("64KiB"), Ok(65536));
-        assert_eq!(parse_size("2MiB"), Ok(2 << 20));
-        assert_eq!(parse_size("1GiB"), Ok(1 << 30));
-        assert!(parse_size("64").unwrap_err().contains("`64KiB`"));
-        for bad in ["", "KiB", "1KB", "1 KiB", "1.5MiB", "-1B", "99999999999999999999B", "99999999999GiB"] {
-            assert!(parse_size(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn prefixes_of_paths() {
-        let parse = path_prefix().parse;
-        for path in ["/", "/v1", "/v1/", "/a.b/.well-known", "/a%20b", "//"] {
-            assert_eq!(parse(path).is_ok(), path != "//", "{path}");
-        }
-        for path in ["/a//b", "/a/../b", "/.", "/a%2Fb", "/a\\b", "/a;b", "/a?b", "/%2e%2e/a", "v1"] {
-            assert!(parse(path).is_err(), "{path}");
+    fn shares() {
+        assert_eq!(parse_percent("30%"), Ok(30));
+        assert_eq!(parse_percent("0%"), Ok(0));
+        assert_eq!(parse_percent("100%"), Ok(100));
+        assert_eq!(parse_percent("30").unwrap_err(), "has no unit: write `30%`");
+        for bad in ["", "%", "-1%", "+1%", "101%", "0.5%", "5 %", "half"] {
+            assert!(parse_percent(bad).unwrap_err().contains("is not a share"), "{bad}");
         }
     }
 
@@ -376,6 +369,20 @@ mod tests {
         assert_eq!(parse("50").unwrap_err(), "has no unit: write `50/s`");
         for bad in ["", "/s", "0/s", "-1/s", "+1/s", "1.5/s", "1/m", "1000000000/s", "50 /s"] {
             assert!(parse(bad).unwrap_err().contains("is not a rate"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rates_of_bytes() {
+        let parse = byte_rate().parse;
+        assert_eq!(parse("240B/s"), Ok(240));
+        assert_eq!(parse("2KiB/s"), Ok(2048));
+        assert_eq!(parse("1GiB/s"), Ok(1 << 30));
+        assert_eq!(parse("240B").unwrap_err(), "is not per second: write `240B/s`");
+        assert!(parse("240/s").unwrap_err().contains("B, KiB, MiB or GiB and `/s`"));
+        assert!(parse("0B/s").unwrap_err().contains("at least `1B/s`"));
+        for bad in ["", "/s", "B/s", "-1B/s", "1.5KiB/s", "1kb/s", "1KB/s", "1234567890B/s", "1 B/s", "240"] {
+            assert!(parse(bad).is_err(), "{bad}");
         }
     }
 

@@ -3,14 +3,14 @@
 use http::header::CONTENT_LENGTH;
 use pingora::http::RequestHeader;
 
-use crate::config::Limits;
+use crate::config::ClientLimits;
 use crate::filters::framing::Fault;
 
 /// Checks what is known from the header. `head` is its length in bytes; none where it was not in HTTP/1.
 ///
 /// # Errors
 /// What is too large.
-pub fn check(request: &RequestHeader, head: Option<usize>, limits: &Limits) -> Result<(), Fault> {
+pub fn check(request: &RequestHeader, head: Option<usize>, limits: &ClientLimits) -> Result<(), Fault> {
     if request.raw_path().len() as u64 > limits.uri_bytes {
         return Err(Fault::UriTooLong);
     }

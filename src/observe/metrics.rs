@@ -21,8 +21,12 @@ pub struct Metrics {
     pub attempts: IntCounterVec,
     /// Attempts beyond the first, by pool and reason.
     pub retries: IntCounterVec,
-    /// Requests that Fairlead answered itself, by name of the refusal.
+    /// Retries that the budget did not allow, by pool.
+    pub retries_refused: IntCounterVec,
+    /// Requests that Fairlead answered itself, and connections that it refused or ended, by name of the refusal.
     pub refused: IntCounterVec,
+    /// Clients' connections by listener; set when scraped.
+    pub connections: IntGaugeVec,
     /// Requests in flight by pool, server and scope; set when scraped.
     pub in_flight: IntGaugeVec,
     /// 1 while a server may be chosen; set when scraped.
@@ -33,6 +37,8 @@ pub struct Metrics {
     pub queued: IntGaugeVec,
     /// Age of the view of the fleet by pool, -1 when there is none; set when scraped.
     pub view_age: GaugeVec,
+    /// Keys that each route's rate limit remembers; set when scraped.
+    pub rate_limit_keys: IntGaugeVec,
     /// Lines that the access log had to drop because its writer fell behind.
     pub access_log_dropped: IntCounter,
 }
@@ -76,12 +82,23 @@ impl Metrics {
             duration,
             attempts: counters("fairlead_attempts_total", "Requests sent to servers", &["pool", "server", "result"])?,
             retries: counters("fairlead_retries_total", "Attempts beyond the first", &["pool", "reason"])?,
-            refused: counters("fairlead_refused_total", "Requests that Fairlead answered itself", &["reason"])?,
+            retries_refused: counters(
+                "fairlead_retries_refused_total",
+                "Retries that the budget did not allow",
+                &["pool"],
+            )?,
+            refused: counters(
+                "fairlead_refused_total",
+                "Requests that Fairlead answered itself, connections that it refused",
+                &["reason"],
+            )?,
+            connections: gauges("fairlead_connections", "Clients' connections", &["listener"])?,
             in_flight: gauges("fairlead_in_flight", "Requests in flight", &["pool", "server", "scope"])?,
             server_up: gauges("fairlead_server_up", "Whether a server may be chosen", &["pool", "server"])?,
             circuit: gauges("fairlead_circuit_state", "0: closed, 1: half open, 2: open", &["pool"])?,
             queued: gauges("fairlead_queued", "Requests that wait for room on a server", &["pool"])?,
             view_age,
+            rate_limit_keys: gauges("fairlead_rate_limit_keys", "Keys that a rate limit remembers", &["route"])?,
             access_log_dropped,
             registry: registry.clone(),
         };

@@ -1,8 +1,8 @@
-//! What is asked of a request before anything is done with it.
+//! What is asked of a request before anything is done with it, and what it must not take along.
 
 use std::sync::Arc;
 
-use http::header::{EXPECT, HOST, MAX_FORWARDS};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, MAX_FORWARDS, TRANSFER_ENCODING, UPGRADE};
 use http::{Method, Version};
 use pingora::Result;
 use pingora::http::RequestHeader;
@@ -44,14 +44,19 @@ pub(super) fn check(session: &Session, listener: Option<&Listener>) -> Verdict {
     }
 }
 
-/// Changes what may not go on as it came, for the next hop.
-pub(super) fn adapt(request: &mut RequestHeader, came: &RequestHeader) -> Result<()> {
+/// Changes what may not go on as it came, for the next hop. `upgrade`: it may switch protocols.
+pub(super) fn adapt(request: &mut RequestHeader, came: &RequestHeader, upgrade: bool) -> Result<()> {
     if let Ok(Some(hops)) = hops::left(came) {
         request.insert_header(MAX_FORWARDS, hops.saturating_sub(1).to_string())?;
     }
     if came.version == Version::HTTP_10 && request.headers.contains_key(EXPECT) {
         // Means nothing there (RFC 9110 §10.1.1), but would in the HTTP/1.1 that the server is spoken to.
         request.remove_header(&EXPECT);
+    }
+    if !upgrade && request.headers.contains_key(UPGRADE) {
+        // Pingora asks for it even where the client's `Connection` did not.
+        request.remove_header(&UPGRADE);
+        request.remove_header(&CONNECTION);
     }
     if !request.headers.contains_key(HOST)
         && let Some(authority) = target::authority(request).map(str::to_owned)
@@ -64,14 +69,43 @@ pub(super) fn adapt(request: &mut RequestHeader, came: &RequestHeader) -> Result
 /// The most specific route.
 ///
 /// # Errors
-/// Servers may read the path so that another route would serve it.
-pub(super) fn route<'s>(snapshot: &'s Snapshot, asked: &routing::Request) -> Result<Option<&'s Arc<Route>>, Refusal> {
+/// There is none, or servers may read the path so that another one would serve it.
+pub(super) fn route<'s>(
+    snapshot: &'s Snapshot,
+    listener: Option<&Listener>,
+    request: &RequestHeader,
+) -> Result<&'s Arc<Route>, Refusal> {
+    let asked = routing::Request {
+        listener: listener.map_or("", |listener| listener.name.as_str()),
+        host: host_of(request).unwrap_or_default(),
+        // `OPTIONS *` asks about the whole server.
+        path: if request.uri.path() == "*" { "/" } else { request.uri.path() },
+        headers: &request.headers,
+    };
     let routes = &snapshot.routes;
-    let route = routes.find(asked);
-    let same = |path: &str| match (route, routes.find(&routing::Request { path, ..*asked })) {
+    let route = routes.find(&asked);
+    let same = |path: &str| match (route, routes.find(&routing::Request { path, ..asked })) {
         (Some(one), Some(other)) => Arc::ptr_eq(one, other),
         (one, other) => one.is_none() && other.is_none(),
     };
-    let clear = !routes.reads_paths() || path::all_readings(asked.path, same);
-    if clear { Ok(route) } else { Err(Refusal::AmbiguousPath) }
+    if routes.reads_paths() && !path::all_readings(asked.path, same) {
+        return Err(Refusal::AmbiguousPath);
+    }
+    route.ok_or(Refusal::NoRoute)
+}
+
+/// The host a request is for: the authority of its target (HTTP/2, absolute form) or its Host header.
+pub(super) fn host_of(request: &RequestHeader) -> Option<&str> {
+    target::authority(request).or_else(|| request.headers.get(HOST).and_then(|host| host.to_str().ok()))
+}
+
+/// Only then may a connection stay silent for long. Bodies and other methods are no part of a WebSocket handshake.
+pub(super) fn asks_for_upgrade(request: &RequestHeader) -> bool {
+    let connection = request.headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let mut words = connection.flat_map(|value| value.split(',')).map(str::trim);
+    request.method == Method::GET
+        && request.headers.contains_key(UPGRADE)
+        && !request.headers.contains_key(CONTENT_LENGTH)
+        && !request.headers.contains_key(TRANSFER_ENCODING)
+        && words.any(|word| word.eq_ignore_ascii_case("upgrade"))
 }

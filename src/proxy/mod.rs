@@ -2,32 +2,37 @@
 //!
 //! ```text
 //! request_filter            who is the client, which route and pool        → or a refusal
-//! ┌ upstream_peer           the choice; the lease is taken                   (once per attempt)
-//! │ connected_to_upstream   from here the response deadline is watched
+//! ┌ upstream_peer           the pause before a retry; the choice; the lease is taken   (once per attempt)
+//! │ connected_to_upstream   from here the wait for the response header is watched
 //! │ upstream_request_filter what the server is told about the client
 //! │ request_body_filter     …
-//! │ upstream_response_filter the header is there
+//! │ upstream_response_filter the header is there                             → or another attempt
 //! └ response_filter         what the client is told
 //! logging                   the lease goes back; metrics and access log
 //! ```
 //!
-//! A failure goes to `fail_to_connect` or `error_while_proxy`, which decide whether there is another attempt, and
-//! from there to `fail_to_proxy`, which answers.
+//! A failure goes to `fail_to_connect` or `error_while_proxy`, which decide whether there is another attempt (by
+//! [`retry`], within the route's budget), and from there to `fail_to_proxy`, which answers.
 
+mod again;
 pub mod app;
 mod checks;
 mod context;
 pub mod deadline;
+pub mod per_try;
 mod record;
 mod refusal;
+pub mod retry;
+mod slow;
+mod turn_away;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
-use http::{Method, StatusCode, Version};
+use http::header::{HOST, TRANSFER_ENCODING};
+use http::{StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
@@ -35,23 +40,22 @@ use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 
-use self::checks::Verdict;
+use self::checks::{Verdict, asks_for_upgrade, host_of};
 pub use self::context::Context;
 use self::refusal::Letterhead;
 pub use self::refusal::Refusal;
 
 use crate::balance::{Policy, hash_key};
-use crate::config::{HashKey, ServerHeader};
-use crate::filters::{client, framing, hop_by_hop, request_id, response, server_header, target};
+use crate::config::{HashKey, Redirect, ServerHeader};
+use crate::filters::stream::is_stream;
+use crate::filters::{client, framing, hop_by_hop, request_id, response, rules, server_header};
 use crate::node::Node;
+use crate::proxy::again::{is_repeatable, prefer_untried};
 use crate::proxy::deadline::{Socket, TICK};
+use crate::proxy::retry::Fault;
 use crate::routing;
 use crate::upstream::Pool;
-
-/// Attempts that a connection which cannot be made may cost: one, and one on another server.
-const CONNECT_ATTEMPTS: usize = 2;
-/// Attempts in all: a pooled connection may turn out to be closed besides.
-const ATTEMPTS: u32 = 3;
+use crate::upstream::errno::out_of_descriptors;
 
 /// The proxy of one node.
 pub struct Proxy {
@@ -70,10 +74,26 @@ impl Proxy {
         Ok(true)
     }
 
+    /// Sends the client elsewhere.
+    async fn redirect(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        redirect: &Redirect,
+        prefix: &str,
+    ) -> Result<bool> {
+        let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+        let request = session.req_header();
+        let location = host_of(request).and_then(|host| rules::location(redirect, host, &request.uri, prefix, tls));
+        let Some(location) = location else { return self.refuse(session, ctx, Refusal::BadRequest).await };
+        refusal::redirect(session, redirect.status, location, letterhead(session, ctx)).await?;
+        Ok(true)
+    }
+
     async fn answer(&self, session: &mut Session, ctx: &mut Context, refusal: Refusal) -> Result<()> {
         ctx.failure = Some(refusal);
         self.node.metrics.refused.with_label_values(&[refusal.name()]).inc();
-        refusal::write(session, refusal, letterhead(session, ctx)).await
+        refusal::write(session, refusal, letterhead(session, ctx), &ctx.refusal_headers).await
     }
 }
 
@@ -82,6 +102,7 @@ impl ProxyHttp for Proxy {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
+        slow::header_arrived();
         Context::new(&self.node)
     }
 
@@ -97,6 +118,7 @@ impl ProxyHttp for Proxy {
             let timeouts = listener.timeouts;
             session.set_read_timeout(Some(timeouts.body));
             session.set_write_timeout(Some(timeouts.write));
+            session.set_total_drain_timeout(Some(timeouts.body));
             // Pingora forgets the keepalive timeout after a connection's first request.
             if !self.node.lifecycle.is_closed() && session.get_keepalive().is_some() {
                 session.set_keepalive(Some(timeouts.keepalive.as_secs().max(1)));
@@ -117,34 +139,43 @@ impl ProxyHttp for Proxy {
         ctx.request_id = Some(request_id::of(&request.headers, client.trusted));
         ctx.client = Some(client);
         ctx.upgrade = asks_for_upgrade(request);
+        if let Some(listener) = listener {
+            ctx.pace = slow::Pace::of(&listener.limits, &listener.timeouts, request, ctx.upgrade);
+        }
+        ctx.comparable = !ctx.upgrade && !is_stream(&request.headers);
+        if !ctx.enter() {
+            return self.refuse(session, ctx, Refusal::Overloaded).await;
+        }
 
         match checks::check(session, listener) {
             Verdict::Fine => {}
             Verdict::Options => {
-                refusal::write_options(session, letterhead(session, ctx)).await?;
+                refusal::options(session, letterhead(session, ctx)).await?;
                 return Ok(true);
             }
             Verdict::Refused(refusal) => return self.refuse(session, ctx, refusal).await,
         }
         ctx.body_limit = listener.and_then(|listener| listener.limits.body);
-        let request = session.req_header();
-        let route = checks::route(
-            &snapshot,
-            &routing::Request {
-                listener: listener.map_or("", |listener| listener.name.as_str()),
-                host: host_of(request).unwrap_or_default(),
-                // `OPTIONS *` asks about the whole server.
-                path: if request.uri.path() == "*" { "/" } else { request.uri.path() },
-                headers: &request.headers,
-            },
-        );
-        let route = match route {
+        let route = match checks::route(&snapshot, listener, session.req_header()) {
             Ok(route) => route,
             Err(refusal) => return self.refuse(session, ctx, refusal).await,
         };
-        let Some((route, target)) = route.and_then(|route| Some((route, route.draw()?))) else {
-            return self.refuse(session, ctx, Refusal::NoRoute).await;
-        };
+        let request = session.req_header();
+        ctx.route = Some(route.visit());
+        if !rules::serves(&route.rules, client.address) {
+            return self.refuse(session, ctx, Refusal::Denied).await;
+        }
+        if let Some(guard) = &route.limit
+            && let Some(wait) = guard.check(client.address, &request.headers)
+        {
+            ctx.refusal_headers = guard.headers(wait);
+            ctx.target = route.draw().cloned();
+            return self.refuse(session, ctx, Refusal::RateLimited).await;
+        }
+        if let Some(redirect) = &route.rules.redirect {
+            return self.redirect(session, ctx, redirect, &route.path_prefix).await;
+        }
+        let Some(target) = route.draw() else { return self.refuse(session, ctx, Refusal::NoRoute).await };
         ctx.key = hash_of(&target.pool, request, client.address);
         if ctx.upgrade {
             session.set_read_timeout(route.timeouts.websocket_idle);
@@ -157,18 +188,24 @@ impl ProxyHttp for Proxy {
         let sends_body = !session.as_mut().is_body_done();
         ctx.uploading = sends_body;
         ctx.deadline = ctx.patience.map(|patience| ctx.started + patience.left(sends_body));
-        ctx.route = Some(route.clone());
         ctx.target = Some(target.clone());
         Ok(false)
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
         ctx.end_attempt(None);
+        if let Some(at) = ctx.again.take() {
+            tokio::select! {
+                () = tokio::time::sleep_until(at.into()) => {}
+                () = client_left(session) => return fail(ctx, Refusal::ClientGone),
+            }
+            prefer_untried(ctx);
+        }
         let (Some(route), Some(target)) = (&ctx.route, &ctx.target) else {
             return fail(ctx, Refusal::Internal);
         };
         let timeouts = route.timeouts;
-        let left = ctx.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = ctx.left().unwrap_or(Duration::MAX);
         let seat = target.pool.acquire(&ctx.tried, ctx.key, left, client_left(session)).await;
         let seat = match seat {
             Ok(seat) => seat,
@@ -179,7 +216,7 @@ impl ProxyHttp for Proxy {
         let idle = if ctx.upgrade { timeouts.websocket_idle } else { timeouts.idle };
         peer.options.read_timeout = idle;
         peer.options.write_timeout = idle;
-        if let Some(left) = ctx.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+        if let Some(left) = ctx.left() {
             for limit in [&mut peer.options.connection_timeout, &mut peer.options.total_connection_timeout] {
                 *limit = limit.map(|limit| limit.min(left.max(TICK)));
             }
@@ -191,7 +228,7 @@ impl ProxyHttp for Proxy {
 
     async fn connected_to_upstream(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         _reused: bool,
         peer: &HttpPeer,
         fd: std::os::unix::io::RawFd,
@@ -200,7 +237,8 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         let local = digest.and_then(|d| d.socket_digest.as_ref()?.local_addr()?.as_inet().copied());
         if let (Some(local), Some(peer)) = (local, peer._address.as_inet()) {
-            ctx.watch(Socket { fd, local, peer: *peer });
+            let repeatable = is_repeatable(session, ctx);
+            ctx.watch(Socket { fd, local, peer: *peer }, repeatable);
         }
         Ok(())
     }
@@ -218,14 +256,17 @@ impl ProxyHttp for Proxy {
         if let Some(id) = &ctx.request_id {
             request.insert_header(request_id::NAME, id.clone())?;
         }
-        checks::adapt(request, session.req_header())?;
-        if !ctx.upgrade && request.headers.contains_key(UPGRADE) {
-            // Pingora asks for it even where the client's `Connection` did not.
-            request.remove_header(&UPGRADE);
-            request.remove_header(&CONNECTION);
+        checks::adapt(request, session.req_header(), ctx.upgrade)?;
+        if let Some(route) = &ctx.route {
+            rules::change_request(&route.rules.request, request)?;
+            if let Some(to) = &route.rules.rewrite
+                && !rules::rewrite(request, &route.path_prefix, to)
+            {
+                return fail(ctx, Refusal::BadRequest);
+            }
         }
         if !request.headers.contains_key(HOST)
-            && let Some(server) = &ctx.server
+            && let Some(server) = ctx.server()
         {
             // From an HTTP/1.0 client; the server is spoken to in HTTP/1.1, which asks for one.
             request.insert_header(HOST, server.address.to_string())?;
@@ -240,12 +281,13 @@ impl ProxyHttp for Proxy {
         end_of_stream: bool,
         ctx: &mut Context,
     ) -> Result<()> {
-        // A request without body ends at once: its time has begun already.
-        if let Some(patience) = ctx.patience
-            && (ctx.uploading || body.as_ref().is_some_and(|chunk| !chunk.is_empty()))
-        {
-            ctx.uploading = !end_of_stream;
-            ctx.postpone(Instant::now() + patience.left(!end_of_stream));
+        // A request without body began at once; one that is sent again is here already.
+        if ctx.uploading {
+            let repeatable = is_repeatable(session, ctx);
+            ctx.uploaded(end_of_stream, repeatable);
+        }
+        if slow::sends_too_slowly(&mut ctx.pace, session, body.as_ref(), end_of_stream) {
+            return fail(ctx, Refusal::SlowBody);
         }
         if let Some(limit) = ctx.body_limit
             && session.body_bytes_read() as u64 > limit
@@ -267,11 +309,22 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
     ) -> Result<()> {
         let status = response.status;
-        if is_final(status) && !ctx.header_arrived(status.as_u16()) {
-            return fail(ctx, Refusal::ResponseTimeout);
+        if !is_final(status) {
+            ctx.sign_of_life();
+        } else if let Err(late) = {
+            ctx.comparable &= !is_stream(&response.headers);
+            ctx.header_arrived(status.as_u16())
+        } {
+            return fail(ctx, late);
         }
         if status == StatusCode::SWITCHING_PROTOCOLS && !ctx.upgrade || !response::mend(response) {
             return fail(ctx, Refusal::UpstreamInvalid);
+        }
+        if status.as_u16() >= 400 && ctx.route.as_ref().is_some_and(|route| route.retry.on.status(status.as_u16())) {
+            let retry_after = retry::retry_after(&response.headers, SystemTime::now());
+            if self.try_again(session, ctx, Fault::Status(status.as_u16()), retry_after) {
+                return Error::e_explain(ErrorType::HTTPStatus(status.as_u16()), "is tried again");
+            }
         }
         if ctx.upgrade && is_final(status) && status != StatusCode::SWITCHING_PROTOCOLS {
             session.set_read_timeout(ctx.route.as_ref().and_then(|route| route.timeouts.idle));
@@ -305,75 +358,81 @@ impl ProxyHttp for Proxy {
         }
         let letterhead = letterhead(session, ctx);
         server_header::apply(response, letterhead.server)?;
+        if let Some(route) = &ctx.route {
+            rules::change_response(&route.rules.response, response)?;
+        }
         if let Some(id) = letterhead.request_id {
             response.insert_header(request_id::NAME, id.clone())?;
         }
         Ok(())
     }
 
+    fn response_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Context,
+    ) -> Result<Option<Duration>> {
+        slow::give_time(&mut ctx.pace, session, body.as_ref());
+        Ok(None)
+    }
+
     /// Nothing was sent: any request may go to another server.
     fn fail_to_connect(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         _peer: &HttpPeer,
         ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        ctx.end_attempt(Some(Refusal::ConnectFailed));
-        let in_time = ctx.deadline.is_none_or(|deadline| Instant::now() < deadline);
-        ctx.failure = Some(if in_time { Refusal::ConnectFailed } else { Refusal::ResponseTimeout });
-        let (Some(target), Some(server)) = (&ctx.target, &ctx.server) else { return error };
-        ctx.tried.extend(target.pool.index_of(server));
-        let again = in_time
-            && ctx.tried.len() < CONNECT_ATTEMPTS
-            && ctx.attempts < ATTEMPTS
-            && target.pool.has_other(&ctx.tried);
-        if again {
-            self.count_retry(&target.pool, "connect");
+        if out_of_descriptors(&error) {
+            // Our own trouble, which another server would not end.
+            ctx.end_attempt(Some(Refusal::OutOfDescriptors));
+            ctx.failure = Some(Refusal::OutOfDescriptors);
+            error.set_retry(false);
+            return error;
         }
+        ctx.end_attempt(Some(Refusal::ConnectFailed));
+        let in_time = ctx.left().is_none_or(|left| !left.is_zero());
+        ctx.failure = Some(if in_time { Refusal::ConnectFailed } else { Refusal::ResponseTimeout });
+        let again = self.try_again(session, ctx, Fault::Connect, None);
         error.set_retry(again);
         error
     }
 
-    /// Something was sent: only a request that may be repeated goes out again, and only when a connection from the
-    /// pool turned out to be closed already.
+    /// Something was sent: only a request that may be repeated goes out again.
     fn error_while_proxy(
         &self,
         peer: &HttpPeer,
         session: &mut Session,
         error: Box<Error>,
         ctx: &mut Context,
-        reused: bool,
+        _reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("Peer: {peer}"));
-        let failure = if ctx.disarm() { Refusal::ResponseTimeout } else { ctx.failure.unwrap_or(Refusal::of(&error)) };
+        if ctx.again.is_some() {
+            // Decided already: the server answered, with a status to try again after.
+            ctx.end_attempt(None);
+            error.set_retry(true);
+            return error;
+        }
+        let failure = ctx.disarm().or(ctx.failure).unwrap_or(Refusal::of(&error));
         ctx.end_attempt(Some(failure));
         ctx.failure = Some(failure);
-        let repeatable = failure == Refusal::UpstreamReset
-            && session.req_header().method.is_idempotent()
-            && !session.as_ref().retry_buffer_truncated()
-            && final_response(session).is_none()
-            && ctx.attempts < ATTEMPTS;
-        if repeatable {
-            error.retry.decide_reuse(reused);
-        } else {
-            error.set_retry(false);
-        }
-        if error.retry()
-            && let Some(target) = &ctx.target
-        {
-            self.count_retry(&target.pool, "reset");
-        }
+        let again = Fault::of(failure).is_some_and(|fault| self.try_again(session, ctx, fault, None));
+        // Whatever Pingora would do: some of its errors must be decided on here.
+        error.set_retry(again);
         error
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
         let refusal = *ctx.failure.get_or_insert(Refusal::of(error));
-        let nobody_listens = refusal == Refusal::ClientGone || final_response(session).is_some();
+        let nobody_listens = refusal.ends_connection() || final_response(session).is_some();
         if nobody_listens {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
-        // Pingora closes after such an answer whatever is said here: the client must be told.
+        // Pingora ends the connection after a failed attempt, whatever we say: the client must know, or its next request is lost.
         session.set_keepalive(None);
         self.answer(session, ctx, refusal).await.ok();
         FailToProxy { error_code: refusal.status().as_u16(), can_reuse_downstream: false }
@@ -390,12 +449,6 @@ impl ProxyHttp for Proxy {
 
     fn suppress_proxy_warn_log(&self, _: &Session, _: &Context, _: &Error, _: ProxyWarnLogContext) -> bool {
         true
-    }
-}
-
-impl Proxy {
-    fn count_retry(&self, pool: &Pool, reason: &str) {
-        self.node.metrics.retries.with_label_values(&[pool.config.name.as_str(), reason]).inc();
     }
 }
 
@@ -422,17 +475,6 @@ fn final_response(session: &Session) -> Option<&ResponseHeader> {
     session.response_written().filter(|response| is_final(response.status))
 }
 
-/// Only then may a connection stay silent for long. Bodies and other methods are no part of a WebSocket handshake.
-fn asks_for_upgrade(request: &RequestHeader) -> bool {
-    let connection = request.headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    let mut words = connection.flat_map(|value| value.split(',')).map(str::trim);
-    request.method == Method::GET
-        && request.headers.contains_key(UPGRADE)
-        && !request.headers.contains_key(CONTENT_LENGTH)
-        && !request.headers.contains_key(TRANSFER_ENCODING)
-        && words.any(|word| word.eq_ignore_ascii_case("upgrade"))
-}
-
 /// Resolves when the client of a request that waits has left. While there is a body to be read it cannot be told.
 async fn client_left(session: &mut Session) {
     let session = session.as_mut();
@@ -449,19 +491,12 @@ fn fail<T>(ctx: &mut Context, refusal: Refusal) -> Result<T> {
     Error::e_explain(ErrorType::HTTPStatus(refusal.status().as_u16()), refusal.name())
 }
 
-/// The host a request is for: the authority of its target (HTTP/2, absolute form) or its Host header.
-fn host_of(request: &RequestHeader) -> Option<&str> {
-    target::authority(request).or_else(|| request.headers.get(HOST).and_then(|host| host.to_str().ok()))
-}
-
 /// What goes with an answer to this request.
 fn letterhead<'c>(session: &Session, ctx: &'c Context) -> Letterhead<'c> {
     let local = session.server_addr().and_then(|address| address.as_inet()).copied();
     let listener = ctx.snapshot.listener(local);
-    Letterhead {
-        request_id: ctx.request_id.as_ref(),
-        server: listener.map_or(&ServerHeader::Pass, |listener| &listener.server_header),
-    }
+    let server = listener.map_or(&ServerHeader::Pass, |listener| &listener.server_header);
+    Letterhead { request_id: ctx.request_id.as_ref(), server }
 }
 
 /// What `balance: hash` hashes; a request without the header or cookie counts by its client.

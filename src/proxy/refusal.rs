@@ -2,8 +2,9 @@
 //! access log and in the metric's label.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use http::{Method, StatusCode};
+use nix::errno::Errno;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType, Result};
@@ -12,6 +13,7 @@ use crate::config::ServerHeader;
 use crate::filters::framing::Fault;
 use crate::filters::{request_id, server_header};
 use crate::upstream::admission::Unavailable;
+use crate::upstream::errno::os_error;
 use crate::upstream::server::Outcome;
 
 /// The header that names a refusal. Removed from what servers answer, so that it always speaks of Fairlead.
@@ -36,8 +38,22 @@ pub enum Refusal {
     BodyTooLarge,
     /// The request expects what nobody here can do.
     ExpectationFailed,
+    /// The route does not serve this client.
+    Denied,
+    /// The listener, or the client's address on it, has as many connections as it may have.
+    TooManyConnections,
+    /// The client took too long to send a header; the connection was closed.
+    SlowHeader,
+    /// The client asked too often.
+    RateLimited,
     /// The client took too long to send its body.
     SlowBody,
+    /// The client took too long to take the response; nobody sees this one but the logs.
+    SlowReader,
+    /// The node has as many requests in flight as it may have.
+    Overloaded,
+    /// The node has no file descriptor left for a connection to a server.
+    OutOfDescriptors,
     /// No server of the pool may be chosen.
     NoServer,
     /// No server of the pool works, and a few other requests find out whether one does again.
@@ -54,6 +70,8 @@ pub enum Refusal {
     UpstreamInvalid,
     /// No response header within the route's `response`.
     ResponseTimeout,
+    /// No response header within the route's `per_try`.
+    PerTryTimeout,
     /// The server was silent for longer than the route's `idle`.
     IdleTimeout,
     /// The client left; nobody sees this one but the logs.
@@ -74,7 +92,14 @@ impl Refusal {
             Refusal::HeadersTooLarge => "headers-too-large",
             Refusal::BodyTooLarge => "body-too-large",
             Refusal::ExpectationFailed => "expectation-failed",
+            Refusal::Denied => "denied",
+            Refusal::TooManyConnections => "too-many-connections",
+            Refusal::SlowHeader => "slow-header",
+            Refusal::RateLimited => "rate-limited",
             Refusal::SlowBody => "slow-body",
+            Refusal::SlowReader => "slow-reader",
+            Refusal::Overloaded => "overloaded",
+            Refusal::OutOfDescriptors => "out-of-descriptors",
             Refusal::NoServer => "no-server",
             Refusal::CircuitOpen => "circuit-open",
             Refusal::QueueFull => "queue-full",
@@ -83,6 +108,7 @@ impl Refusal {
             Refusal::UpstreamReset => "upstream-reset",
             Refusal::UpstreamInvalid => "upstream-invalid",
             Refusal::ResponseTimeout => "response-timeout",
+            Refusal::PerTryTimeout => "per-try-timeout",
             Refusal::IdleTimeout => "idle-timeout",
             Refusal::ClientGone => "client-gone",
             Refusal::Internal => "internal",
@@ -99,29 +125,29 @@ impl Refusal {
             Refusal::UriTooLong => 414,
             Refusal::ExpectationFailed => 417,
             Refusal::HeadersTooLarge => 431,
-            Refusal::SlowBody => 408,
-            Refusal::ClientGone => 499,
+            Refusal::Denied => 403,
+            Refusal::SlowHeader | Refusal::SlowBody => 408,
+            Refusal::RateLimited => 429,
+            Refusal::ClientGone | Refusal::SlowReader => 499,
             Refusal::Internal => 500,
             Refusal::ConnectFailed | Refusal::UpstreamReset | Refusal::UpstreamInvalid => 502,
+            Refusal::TooManyConnections | Refusal::Overloaded | Refusal::OutOfDescriptors => 503,
             Refusal::NoServer | Refusal::CircuitOpen | Refusal::QueueFull | Refusal::QueueTimeout => 503,
-            Refusal::ResponseTimeout | Refusal::IdleTimeout => 504,
+            Refusal::ResponseTimeout | Refusal::PerTryTimeout | Refusal::IdleTimeout => 504,
         };
         StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
-    }
-
-    /// Whether what follows on the connection may be no request at all.
-    pub fn ends_connection(self) -> bool {
-        matches!(self.status().as_u16(), 400 | 413 | 414 | 431)
     }
 
     /// What a failed request comes to, by who failed and how.
     pub fn of(error: &Error) -> Refusal {
         match (error.esource(), error.etype()) {
             (ErrorSource::Downstream, ErrorType::ReadTimedout) => Refusal::SlowBody,
-            (
-                ErrorSource::Downstream,
-                ErrorType::ReadError | ErrorType::WriteError | ErrorType::WriteTimedout | ErrorType::ConnectionClosed,
-            ) => Refusal::ClientGone,
+            (ErrorSource::Downstream, ErrorType::WriteTimedout) => Refusal::SlowReader,
+            // The system has waited for the client to take something.
+            (ErrorSource::Downstream, _) if os_error(error) == Some(Errno::ETIMEDOUT) => Refusal::SlowReader,
+            (ErrorSource::Downstream, ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed) => {
+                Refusal::ClientGone
+            }
             (ErrorSource::Downstream, _) => Refusal::BadRequest,
             (ErrorSource::Upstream, kind) => match kind {
                 ErrorType::ConnectTimedout
@@ -141,13 +167,23 @@ impl Refusal {
         }
     }
 
+    /// The client is gone, or is made to go: nothing can be told to it.
+    pub fn ends_connection(self) -> bool {
+        matches!(self, Refusal::ClientGone | Refusal::SlowReader)
+    }
+
+    /// Whether what follows on the connection may be no request at all.
+    fn leaves_doubt(self) -> bool {
+        matches!(self.status().as_u16(), 400 | 413 | 414 | 431)
+    }
+
     /// What it says about the server that was tried.
     pub fn outcome(self) -> Outcome {
         match self {
             Refusal::ConnectFailed => Outcome::ConnectFailed,
             Refusal::UpstreamReset => Outcome::Reset,
             Refusal::UpstreamInvalid => Outcome::Invalid,
-            Refusal::ResponseTimeout | Refusal::IdleTimeout => Outcome::Timeout,
+            Refusal::ResponseTimeout | Refusal::PerTryTimeout | Refusal::IdleTimeout => Outcome::Timeout,
             _ => Outcome::Cancelled,
         }
     }
@@ -190,40 +226,63 @@ pub struct Letterhead<'a> {
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE";
 
 /// Answers a request. A connection whose request body was not read to its end is closed afterwards: what follows on
-/// it is not a request.
+/// it is not a request. `more` headers are for this refusal alone.
 ///
 /// # Errors
 /// The client is gone.
-pub async fn write(session: &mut Session, refusal: Refusal, letterhead: Letterhead<'_>) -> Result<()> {
+pub async fn write(
+    session: &mut Session,
+    refusal: Refusal,
+    letterhead: Letterhead<'_>,
+    more: &[(HeaderName, HeaderValue)],
+) -> Result<()> {
     let text = format!("{} {}\n", refusal.status().as_u16(), refusal.name());
-    let mut response = ResponseHeader::build(refusal.status(), Some(6))?;
-    response.insert_header(CONTENT_TYPE, "text/plain")?;
+    let mut response = ResponseHeader::build(refusal.status(), Some(5))?;
     response.insert_header(HEADER, refusal.name())?;
+    for (name, value) in more {
+        response.insert_header(name.clone(), value.clone())?;
+    }
     if refusal == Refusal::MethodNotAllowed {
         response.insert_header(ALLOW, METHODS)?;
     }
-    if refusal.ends_connection() {
+    if refusal.leaves_doubt() {
         session.set_keepalive(None);
     }
-    send(session, response, text, letterhead).await
+    finish(session, response, text, letterhead).await
+}
+
+/// Sends a client elsewhere.
+///
+/// # Errors
+/// The client is gone.
+pub async fn redirect(
+    session: &mut Session,
+    status: StatusCode,
+    location: HeaderValue,
+    letterhead: Letterhead<'_>,
+) -> Result<()> {
+    let mut response = ResponseHeader::build(status, Some(5))?;
+    response.insert_header(LOCATION, location)?;
+    finish(session, response, format!("{}\n", status.as_u16()), letterhead).await
 }
 
 /// Answers an `OPTIONS` that may go no further.
 ///
 /// # Errors
 /// The client is gone.
-pub async fn write_options(session: &mut Session, letterhead: Letterhead<'_>) -> Result<()> {
-    let mut response = ResponseHeader::build(StatusCode::OK, Some(4))?;
+pub async fn options(session: &mut Session, letterhead: Letterhead<'_>) -> Result<()> {
+    let mut response = ResponseHeader::build(StatusCode::OK, Some(5))?;
     response.insert_header(ALLOW, METHODS)?;
-    send(session, response, String::new(), letterhead).await
+    finish(session, response, String::new(), letterhead).await
 }
 
-async fn send(
+async fn finish(
     session: &mut Session,
     mut response: ResponseHeader,
     text: String,
     letterhead: Letterhead<'_>,
 ) -> Result<()> {
+    response.insert_header(CONTENT_TYPE, "text/plain")?;
     response.insert_header(CONTENT_LENGTH, text.len())?;
     server_header::apply(&mut response, letterhead.server)?;
     if let Some(id) = letterhead.request_id {
@@ -253,6 +312,9 @@ mod tests {
         assert_eq!(Refusal::of(&upstream(ErrorType::InvalidHTTPHeader)), Refusal::UpstreamInvalid);
         assert_eq!(Refusal::of(&Error::new_down(ErrorType::WriteError)), Refusal::ClientGone);
         assert_eq!(Refusal::of(&Error::new_down(ErrorType::ReadTimedout)), Refusal::SlowBody);
+        assert_eq!(Refusal::of(&Error::new_down(ErrorType::WriteTimedout)), Refusal::SlowReader);
+        let stalled = Error::because(ErrorType::WriteError, "", std::io::Error::from(Errno::ETIMEDOUT));
+        assert_eq!(Refusal::of(&stalled.into_down()), Refusal::SlowReader);
         assert_eq!(Refusal::of(&Error::new_in(ErrorType::InternalError)), Refusal::Internal);
     }
 }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 
 use crate::balance::Policy;
 use crate::config;
 use crate::load::fleet::{Exchange, Fleet, Settings};
+use crate::load::rate::exchange as rate;
 use crate::load::redis::calls::Terms;
 use crate::load::redis::client::Client;
 use crate::node::Node;
@@ -59,7 +59,8 @@ async fn join(node: &Arc<Node>, redis: &config::Redis) {
         Ok(client) => client,
         Err(error) => return log::error!(error = error.to_string(); "cannot_use_redis"),
     };
-    tokio::spawn(watch(client.clone(), metrics.clone()));
+    tokio::spawn(show(client.clone(), metrics.clone()));
+    tokio::spawn(watch(client.clone()));
     let incarnation = incarnation();
     let active_pools = Arc::new(AtomicU32::new(0));
     let mut exchanges = Vec::new();
@@ -72,10 +73,11 @@ async fn join(node: &Arc<Node>, redis: &config::Redis) {
         let settings = settings(pool, redis, &incarnation, &active_pools);
         let exchange =
             Exchange::new(settings, client.clone(), pool.share.clone(), queue, commands, first_view, metrics.clone());
-        tokio::spawn(guard(tokio::spawn(exchange.run()), pool.clone()));
+        tokio::spawn(exchange.run());
         exchanges.push(command);
         views.push(view);
     }
+    share_limits(node, redis, &client, &metrics);
     node.fleet.set(Fleet::new(client, exchanges)).ok();
     let all = async {
         for view in views {
@@ -88,21 +90,28 @@ async fn join(node: &Arc<Node>, redis: &config::Redis) {
     }
 }
 
-/// Requests do not notice the end of an exchange; whoever reads the log should.
-async fn guard(exchange: JoinHandle<()>, pool: Arc<Pool>) {
-    let failed = exchange.await.is_err_and(|error| error.is_panic());
-    pool.share.abandon();
-    if failed {
-        log::error!(pool = pool.config.name; "exchange_failed");
-    }
-}
-
 /// How `max_in_flight` is kept from now on.
 fn keep_limits(pool: &Pool, mode: config::Mode) {
     let asked = pool.config.balance == Policy::LeastLoad && mode != config::Mode::Batched;
     pool.set_limits(if asked { Limits::Asked } else { Limits::Seen });
     if let (true, Some(queue)) = (asked, &pool.queue) {
         queue.widen(ASK_AT_ONCE - 1);
+    }
+}
+
+/// Starts the loops of the rate limits that the fleet shares, where they do not run yet.
+fn share_limits(node: &Node, redis: &config::Redis, client: &Client, metrics: &FleetMetrics) {
+    let snapshot = node.snapshot.load();
+    let shared: Vec<_> = node.limits.all().into_iter().filter(|limit| limit.leases().is_some()).collect();
+    let limits = shared.len();
+    for limit in shared {
+        let route = snapshot.routes.all().find(|route| route.name == limit.route);
+        let pools: Vec<Arc<Pool>> = route.map(|route| route.pools().cloned().collect()).unwrap_or_default();
+        let nodes = move || pools.iter().map(|pool| pool.share.last_nodes()).max().unwrap_or(1);
+        if limit.leases().is_some_and(|leases| leases.set_fleet(nodes)) {
+            let settings = rate::Settings { namespace: redis.namespace.clone(), max_calls: redis.max_calls, limits };
+            tokio::spawn(rate::run(limit, client.clone(), metrics.clone(), settings));
+        }
     }
 }
 
@@ -128,13 +137,23 @@ fn incarnation() -> String {
     format!("{host}-{}-{:08x}", std::process::id(), fastrand::u32(..))
 }
 
-/// Keeps the metric, and looks whether Redis may throw counts away.
-async fn watch(client: Client, metrics: FleetMetrics) {
+/// Keeps the metric.
+async fn show(client: Client, metrics: FleetMetrics) {
+    let mut well = client.well();
+    loop {
+        metrics.set_up(*well.borrow_and_update());
+        if well.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Looks whether Redis may throw counts away.
+async fn watch(client: Client) {
     const SAFE: &str = "noeviction";
     let mut link = client.link();
     let mut told = None;
     loop {
-        metrics.set_link(link.up);
         if link.up {
             let policy = client.max_memory_policy().await.filter(|policy| policy != SAFE);
             if policy.is_some() && policy != told {

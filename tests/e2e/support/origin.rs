@@ -12,6 +12,7 @@
 //! | `/reset`, `/reset-header`, `/reset-body` | none, or one that ends half-way with a reset |
 //! | `/early-hang`, `/early-reset` | an interim 103, then none |
 //! | `/garbage` | not HTTP |
+//! | `/busy/N` | 503 and `Retry-After: N` |
 //! | `/pauses/N/MS` | N chunks with pauses between them |
 //! | `/events` | an event stream without end |
 //! | `/bytes/N` | N bytes |
@@ -58,6 +59,8 @@ struct State {
     connections: AtomicUsize,
     lost: AtomicUsize,
     hang_up_on_reuse: AtomicBool,
+    /// Stands for the path of every request.
+    instead: Mutex<Option<&'static str>>,
 }
 
 /// A server behind the proxy.
@@ -91,6 +94,7 @@ impl Origin {
             connections: AtomicUsize::new(0),
             lost: AtomicUsize::new(0),
             hang_up_on_reuse: AtomicBool::new(false),
+            instead: Mutex::default(),
         };
         let port = Reserved::new();
         Origin { address: port.address, port, state: Arc::new(state), running: None }
@@ -125,6 +129,11 @@ impl Origin {
     /// A second request over one connection is read, and then the connection ends.
     pub fn hang_up_on_reuse(&self) {
         self.state.hang_up_on_reuse.store(true, SeqCst);
+    }
+
+    /// Answers every request from now on as if it were for this path; None: for its own again.
+    pub fn answer_as(&self, path: Option<&'static str>) {
+        *self.state.instead.lock().unwrap() = path;
     }
 
     /// Its address, as the configuration and the admin API name it.
@@ -255,7 +264,8 @@ async fn check(wire: &mut Wire, state: &State, head: Head) -> io::Result<()> {
 /// Answers one request; false: the connection ends.
 async fn answer(wire: &mut Wire, state: &State, head: &Head) -> io::Result<bool> {
     let mut body = head.framing(Framing::Length(0));
-    let path = head.word(1).split('?').next().unwrap_or("");
+    let instead = *state.instead.lock().unwrap();
+    let path = instead.unwrap_or(head.word(1)).split('?').next().unwrap_or("");
     let words: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let number = |n: usize| words.get(n).and_then(|w| w.parse::<u64>().ok()).unwrap_or(0);
     let delay = state.delay.load(SeqCst) as u64;
@@ -317,6 +327,7 @@ async fn answer(wire: &mut Wire, state: &State, head: &Head) -> io::Result<bool>
             wire.write("220 mail.example.com ESMTP\r\n\r\n").await?;
             more = false;
         }
+        "busy" => wire.write(page(503, &format!("Retry-After: {}\r\n", number(1)), &state.name)).await?,
         "pauses" => {
             wire.write(CHUNKED).await?;
             for n in 0..number(1) {
