@@ -9,6 +9,7 @@ mod balancing;
 mod capacity;
 mod cli;
 mod demo_fleet;
+mod ejection;
 mod failover;
 mod fleet_accounting;
 mod fleet_faults;
