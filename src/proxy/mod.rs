@@ -19,6 +19,7 @@ pub mod app;
 mod checks;
 mod context;
 pub mod deadline;
+pub mod handshake;
 pub mod per_try;
 mod record;
 mod refusal;
@@ -52,6 +53,7 @@ use crate::filters::{client, framing, hop_by_hop, request_id, response, rules, s
 use crate::node::Node;
 use crate::proxy::again::{is_repeatable, prefer_untried};
 use crate::proxy::deadline::{Socket, TICK};
+use crate::proxy::handshake::Handshake;
 use crate::proxy::retry::Fault;
 use crate::routing;
 use crate::upstream::Pool;
@@ -221,6 +223,7 @@ impl ProxyHttp for Proxy {
                 *limit = limit.map(|limit| limit.min(left.max(TICK)));
             }
         }
+        ctx.handshake = ctx.upgrade.then(|| Handshake::prepare(&mut peer));
         ctx.failure = None;
         ctx.begin_attempt(seat);
         Ok(peer)
@@ -235,10 +238,16 @@ impl ProxyHttp for Proxy {
         digest: Option<&Digest>,
         ctx: &mut Context,
     ) -> Result<()> {
-        let local = digest.and_then(|d| d.socket_digest.as_ref()?.local_addr()?.as_inet().copied());
-        if let (Some(local), Some(peer)) = (local, peer._address.as_inet()) {
+        let socket = match &ctx.handshake {
+            Some(handshake) => handshake.connected(),
+            None => {
+                let local = digest.and_then(|d| d.socket_digest.as_ref()?.local_addr()?.as_inet().copied());
+                local.zip(peer._address.as_inet()).map(|(local, &peer)| Socket { fd, local, peer })
+            }
+        };
+        if let Some(socket) = socket {
             let repeatable = is_repeatable(session, ctx);
-            ctx.watch(Socket { fd, local, peer: *peer }, repeatable);
+            ctx.watch(socket, repeatable);
         }
         Ok(())
     }
@@ -294,6 +303,9 @@ impl ProxyHttp for Proxy {
             && !session.was_upgraded()
         {
             return fail(ctx, Refusal::BodyTooLarge);
+        }
+        if end_of_stream && let Some(handshake) = &ctx.handshake {
+            handshake.body_ended();
         }
         if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) {
             // From HTTP/2 Pingora would write it as a chunk of its own, which ends the body, and then end it once more.
