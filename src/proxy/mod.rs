@@ -47,7 +47,7 @@ use self::refusal::Letterhead;
 pub use self::refusal::Refusal;
 
 use crate::balance::{Policy, hash_key};
-use crate::config::{HashKey, Redirect, ServerHeader};
+use crate::config::{HashKey, Redirect};
 use crate::filters::stream::is_stream;
 use crate::filters::{client, framing, hop_by_hop, request_id, response, rules, server_header};
 use crate::node::Node;
@@ -88,14 +88,14 @@ impl Proxy {
         let request = session.req_header();
         let location = host_of(request).and_then(|host| rules::location(redirect, host, &request.uri, prefix, tls));
         let Some(location) = location else { return self.refuse(session, ctx, Refusal::BadRequest).await };
-        refusal::redirect(session, redirect.status, location, letterhead(session, ctx)).await?;
+        refusal::redirect(session, redirect.status, location, Letterhead::of(session, ctx)).await?;
         Ok(true)
     }
 
     async fn answer(&self, session: &mut Session, ctx: &mut Context, refusal: Refusal) -> Result<()> {
         ctx.failure = Some(refusal);
         self.node.metrics.refused.with_label_values(&[refusal.name()]).inc();
-        refusal::write(session, refusal, letterhead(session, ctx), &ctx.refusal_headers).await
+        refusal::write(session, refusal, Letterhead::of(session, ctx), &ctx.refusal_headers).await
     }
 }
 
@@ -152,7 +152,7 @@ impl ProxyHttp for Proxy {
         match checks::check(session, listener) {
             Verdict::Fine => {}
             Verdict::Options => {
-                refusal::options(session, letterhead(session, ctx)).await?;
+                refusal::options(session, Letterhead::of(session, ctx)).await?;
                 return Ok(true);
             }
             Verdict::Refused(refusal) => return self.refuse(session, ctx, refusal).await,
@@ -368,7 +368,7 @@ impl ProxyHttp for Proxy {
         if self.node.lifecycle.is_closed() && response.status != StatusCode::SWITCHING_PROTOCOLS {
             session.set_keepalive(None);
         }
-        let letterhead = letterhead(session, ctx);
+        let letterhead = Letterhead::of(session, ctx);
         server_header::apply(response, letterhead.server)?;
         if let Some(route) = &ctx.route {
             rules::change_response(&route.rules.response, response)?;
@@ -501,14 +501,6 @@ async fn client_left(session: &mut Session) {
 fn fail<T>(ctx: &mut Context, refusal: Refusal) -> Result<T> {
     ctx.failure = Some(refusal);
     Error::e_explain(ErrorType::HTTPStatus(refusal.status().as_u16()), refusal.name())
-}
-
-/// What goes with an answer to this request.
-fn letterhead<'c>(session: &Session, ctx: &'c Context) -> Letterhead<'c> {
-    let local = session.server_addr().and_then(|address| address.as_inet()).copied();
-    let listener = ctx.snapshot.listener(local);
-    let server = listener.map_or(&ServerHeader::Pass, |listener| &listener.server_header);
-    Letterhead { request_id: ctx.request_id.as_ref(), server }
 }
 
 /// What `balance: hash` hashes; a request without the header or cookie counts by its client.

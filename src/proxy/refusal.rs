@@ -12,6 +12,7 @@ use pingora::{Error, ErrorSource, ErrorType, Result};
 use crate::config::ServerHeader;
 use crate::filters::framing::Fault;
 use crate::filters::{request_id, server_header};
+use crate::proxy::Context;
 use crate::upstream::admission::Unavailable;
 use crate::upstream::errno::os_error;
 use crate::upstream::server::Outcome;
@@ -220,6 +221,16 @@ pub struct Letterhead<'a> {
     pub request_id: Option<&'a HeaderValue>,
     /// As the listener has it.
     pub server: &'a ServerHeader,
+}
+
+impl<'c> Letterhead<'c> {
+    /// Of an answer to this request.
+    pub fn of(session: &Session, ctx: &'c Context) -> Self {
+        let local = session.server_addr().and_then(|address| address.as_inet()).copied();
+        let listener = ctx.snapshot.listener(local);
+        let server = listener.map_or(&ServerHeader::Pass, |listener| &listener.server_header);
+        Letterhead { request_id: ctx.request_id.as_ref(), server }
+    }
 }
 
 /// Methods that pass through here. Any does, but a client that asks must be told some.

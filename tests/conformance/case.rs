@@ -150,7 +150,7 @@ pools:
                 Err(e) => return Err(format!("the client got {got:?}, then {e}; it must get {:?}", case.client)),
             }
         }
-        if got != Vec::from(wanted) {
+        if wanted != got {
             return Err(format!("the client got {got:?}, it must get {:?}; {last:?}", case.client));
         }
         check_answer(last.as_ref(), details)?;
