@@ -11,6 +11,7 @@ mod cli;
 mod demo_fleet;
 mod ejection;
 mod failover;
+mod fast_upgrade;
 mod fleet_accounting;
 mod fleet_faults;
 mod fleet_return;
