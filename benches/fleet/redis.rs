@@ -8,11 +8,11 @@ use nix::sys::signal::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::Outcome;
+use crate::common::Outcome;
+use crate::common::port::Port;
+use crate::common::process::{Process, find};
 use crate::link::Link;
 use crate::options::Fault;
-use crate::process::{Process, find};
-use crate::proxies::Port;
 
 /// How long it may take to start.
 const READY_WITHIN: Duration = Duration::from_secs(10);
