@@ -30,8 +30,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::fault::{Fate, Fault, pause};
 use super::ports::Reserved;
-use super::wire::{Framing, Head, Wire, chunk, ms};
+use super::wire::{Framing, Head, Wire, chunk};
 
 /// How an origin answers health checks.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +59,7 @@ struct State {
     connections: AtomicUsize,
     lost: AtomicUsize,
     hang_up_on_reuse: AtomicBool,
+    fault: Mutex<Fault>,
 }
 
 /// A server behind the proxy.
@@ -91,6 +93,7 @@ impl Origin {
             connections: AtomicUsize::new(0),
             lost: AtomicUsize::new(0),
             hang_up_on_reuse: AtomicBool::new(false),
+            fault: Mutex::new(Fault::None),
         };
         let port = Reserved::new();
         Origin { address: port.address, port, state: Arc::new(state), running: None }
@@ -125,6 +128,11 @@ impl Origin {
     /// A second request over one connection is read, and then the connection ends.
     pub fn hang_up_on_reuse(&self) {
         self.state.hang_up_on_reuse.store(true, SeqCst);
+    }
+
+    /// What goes wrong from now on.
+    pub fn fault(&self, fault: Fault) {
+        *self.state.fault.lock().unwrap() = fault;
     }
 
     /// Its address, as the configuration and the admin API name it.
@@ -222,9 +230,15 @@ async fn requests(wire: &mut Wire, state: &State, busy: &mut bool) -> io::Result
             wire.body(head.framing(Framing::Length(0))).await?;
             return Ok(());
         }
-        let more = answer(wire, state, &head).await.inspect_err(|_| {
+        let cancelled = |_: &io::Error| {
             state.cancelled.fetch_add(1, SeqCst);
-        })?;
+        };
+        let fate = Fault::meet(&state.fault, wire, &head, &state.name).await.inspect_err(cancelled)?;
+        let more = match fate {
+            Fate::Answer => answer(wire, state, &head).await.inspect_err(cancelled)?,
+            Fate::Done => true,
+            Fate::End => false,
+        };
         if !more {
             return Ok(());
         }
@@ -367,14 +381,6 @@ async fn answer(wire: &mut Wire, state: &State, head: &Head) -> io::Result<bool>
         wire.reset();
     }
     Ok(more)
-}
-
-/// Waits, and fails when the other side leaves meanwhile.
-async fn pause(wire: &mut Wire, millis: u64) -> io::Result<()> {
-    tokio::select! {
-        _ = tokio::time::sleep(ms(millis)) => Ok(()),
-        _ = wire.closed() => Err(io::ErrorKind::BrokenPipe.into()),
-    }
 }
 
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n";
