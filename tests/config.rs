@@ -87,8 +87,7 @@ fn unreadable_files_are_problems_too() {
     let dir = tempfile::tempdir().unwrap();
     let message = |path: &Path| config::load(path).unwrap_err().to_string();
     let missing = dir.path().join("missing.yaml");
-    let expected =
-        format!("{}: cannot be read: there is no such file (name another with `-c FILE`)", missing.display());
+    let expected = format!("{}: cannot be read: there is no such file: check its path", missing.display());
     assert_eq!(message(&missing), expected);
     assert!(message(dir.path()).ends_with("cannot be read: it is a directory: name a file"));
     let latin = dir.path().join("latin.yaml");

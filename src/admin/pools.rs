@@ -21,6 +21,8 @@ pub struct PoolState {
     view_age_ms: u64,
     nodes: u32,
     circuit: &'static str,
+    /// Requests that wait for room.
+    queued: usize,
     /// All servers, those that serve first before the others.
     pub servers: Vec<ServerState>,
 }
@@ -76,7 +78,8 @@ impl PoolState {
             mode: if shared { pool.share.mode().as_str() } else { "memory" },
             view_age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
             nodes: pool.share.nodes(),
-            circuit: "closed",
+            circuit: pool.circuit_state().as_str(),
+            queued: pool.queue.as_ref().map_or(0, |queue| queue.waiting()),
             servers: (0..).zip(&pool.servers).map(|(i, server)| ServerState::of(server, pool.share.fleet(i))).collect(),
         }
     }
@@ -129,6 +132,9 @@ pub async fn one(State(node): State<Arc<Node>>, Path(name): Path<String>) -> Res
 pub fn set_gauges(node: &Node) {
     for pool in &node.snapshot.load().pools {
         let age = pool.share.seen_ago().map_or(-1.0, |age| age.as_secs_f64());
+        let name = [pool.config.name.as_str()];
+        node.metrics.circuit.with_label_values(&name).set(pool.circuit_state() as i64);
+        node.metrics.queued.with_label_values(&name).set(pool.queue.as_ref().map_or(0, |queue| queue.waiting() as i64));
         node.metrics.view_age.with_label_values(&[pool.config.name.as_str()]).set(age);
         for (index, server) in pool.servers.iter().enumerate() {
             let labels = [pool.config.name.as_str(), server.name.as_str()];

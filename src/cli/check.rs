@@ -1,9 +1,10 @@
-//! `fairlead check`: is a configuration fine, and with `--probe`, are its servers?
+//! `fairlead check`: is a configuration fine, and with `--probe`, are its servers and Redis?
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use crate::config;
+use crate::load::redis::Client;
 use crate::observe::metrics::Metrics;
 use crate::snapshot::Snapshot;
 use crate::upstream::check;
@@ -16,13 +17,13 @@ pub fn run(file: &Path, probe: bool) -> ExitCode {
         Err(problems) => return super::refused(problems),
     };
     let servers: usize = config.pools.iter().map(|pool| pool.servers.len()).sum();
-    println!(
-        "{}: fine ({} listeners, {} routes, {} pools, {servers} servers)",
-        file.display(),
-        config.listeners.len(),
-        config.routes.len(),
-        config.pools.len()
-    );
+    let parts = [
+        count(config.listeners.len(), "listener"),
+        count(config.routes.len(), "route"),
+        count(config.pools.len(), "pool"),
+        count(servers, "server"),
+    ];
+    println!("{}: fine ({})", file.display(), parts.join(", "));
     if !probe {
         return ExitCode::SUCCESS;
     }
@@ -35,11 +36,33 @@ pub fn run(file: &Path, probe: bool) -> ExitCode {
         Err(error) => return super::refused(error),
     };
     let snapshot = Snapshot::new(&config, &[], &metrics);
-    runtime.block_on(check_all(&snapshot))
+    let fine = runtime.block_on(async {
+        let servers = check_all(&snapshot).await;
+        let redis = match &config.redis {
+            Some(redis) => check_redis(redis).await,
+            None => true,
+        };
+        servers && redis
+    });
+    if fine { ExitCode::SUCCESS } else { ExitCode::from(1) }
 }
 
-/// One pass over all pools; fails when any server does.
-async fn check_all(snapshot: &Snapshot) -> ExitCode {
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// One connection.
+async fn check_redis(redis: &config::Redis) -> bool {
+    let found = Client::probe(redis).await;
+    match &found {
+        Ok(version) => println!("  redis {}: up (version {version})", redis.servers),
+        Err(reason) => println!("  redis {}: down {reason}", redis.servers),
+    }
+    found.is_ok()
+}
+
+/// One pass over all pools; false when any server fails it.
+async fn check_all(snapshot: &Snapshot) -> bool {
     let mut all_up = true;
     for pool in &snapshot.pools {
         check::once(pool).await;
@@ -49,5 +72,5 @@ async fn check_all(snapshot: &Snapshot) -> ExitCode {
             println!("  {} {}: {} {reason}", pool.config.name, server.name, health.as_str());
         }
     }
-    if all_up { ExitCode::SUCCESS } else { ExitCode::from(1) }
+    all_up
 }

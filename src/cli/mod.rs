@@ -48,7 +48,7 @@ enum Command {
     /// Start the proxy without a file: one listener, one pool
     Proxy {
         /// Where clients connect, e.g. 0.0.0.0:9090
-        #[arg(long)]
+        #[arg(long, value_parser = socket)]
         listen: SocketAddr,
         /// A server, HOST:PORT; once for each
         #[arg(long, required = true)]
@@ -56,8 +56,11 @@ enum Command {
         /// Check servers by GET of this path instead of by connecting
         #[arg(long)]
         health: Option<String>,
-        /// The admin listener, e.g. 127.0.0.1:9900
+        /// Share the load with the other nodes that use this Redis, e.g. redis://127.0.0.1:6379
         #[arg(long)]
+        redis: Option<String>,
+        /// The admin listener, e.g. 127.0.0.1:9900
+        #[arg(long, value_parser = socket)]
         admin: Option<SocketAddr>,
     },
     /// Check a configuration and report all problems at once
@@ -89,7 +92,9 @@ fn dispatch(command: Command) -> ExitCode {
         Command::Run { config } => start(|| config::load(&config).map_err(|problems| problems.to_string())),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::DemoNode => demo::run_node(),
-        Command::Proxy { listen, to, health, admin } => start(|| quick(listen, &to, admin, health.as_deref())),
+        Command::Proxy { listen, to, health, redis, admin } => {
+            start(|| quick(listen, &to, health.as_deref(), admin, redis.as_deref()))
+        }
         Command::Check { file, probe } => check::run(&file, probe),
         Command::Status(arguments) => status::run(&arguments),
         Command::Schema => {
@@ -130,7 +135,23 @@ fn printable(text: &str) -> String {
     text.replace(|c: char| c.is_control(), " ")
 }
 
-fn quick(listen: SocketAddr, to: &[String], admin: Option<SocketAddr>, health: Option<&str>) -> Result<Config, String> {
+/// Tells more than that it is no address.
+fn socket(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| match text.rsplit_once(':') {
+        Some(("localhost", port)) => format!("write 127.0.0.1:{port}"),
+        Some(("" | "*", port)) => format!("write 0.0.0.0:{port} for all addresses of this machine"),
+        Some(_) => "write IP:PORT, for example 0.0.0.0:9090".to_owned(),
+        None => format!("it has no address: write 0.0.0.0:{text}, or 127.0.0.1:{text} for this machine only"),
+    })
+}
+
+fn quick(
+    listen: SocketAddr,
+    to: &[String],
+    health: Option<&str>,
+    admin: Option<SocketAddr>,
+    redis: Option<&str>,
+) -> Result<Config, String> {
     let mut servers = Vec::new();
     for server in to {
         let parts = server.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
@@ -139,5 +160,9 @@ fn quick(listen: SocketAddr, to: &[String], admin: Option<SocketAddr>, health: O
         };
         servers.push((host.trim_start_matches('[').trim_end_matches(']').to_owned(), port));
     }
-    Config::quick(listen, &servers, health, admin).map_err(|problems| problems.to_string())
+    let mut config = Config::quick(listen, &servers, health, admin).map_err(|problems| problems.to_string())?;
+    if let Some(url) = redis {
+        config.redis = config::Redis::at(url, "--redis").map_err(|problems| problems.to_string())?;
+    }
+    Ok(config)
 }

@@ -34,7 +34,7 @@ mod yaml;
 
 pub use health::{Check, Health};
 pub use listener::{ClientTimeouts, Listener};
-pub use pool::{Address, HashKey, Pool, Server, Upstream};
+pub use pool::{Address, HashKey, Pool, Queue, Server, Upstream};
 pub use problem::{Problem, Problems};
 pub use process::{AccessFormat, AccessLog, Admin, Log, LogFormat, Shutdown};
 pub use redis::{Mode, Redis, RedisTls};
@@ -87,7 +87,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 
 fn reason(error: &std::io::Error) -> String {
     match error.kind() {
-        std::io::ErrorKind::NotFound => "there is no such file (name another with `-c FILE`)".to_owned(),
+        std::io::ErrorKind::NotFound => "there is no such file: check its path".to_owned(),
         std::io::ErrorKind::PermissionDenied => "permission denied: let this user read the file".to_owned(),
         std::io::ErrorKind::IsADirectory => "it is a directory: name a file".to_owned(),
         _ => error.to_string(),

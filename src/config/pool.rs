@@ -28,6 +28,23 @@ pub struct Pool {
     pub health: Health,
     /// How servers are reached.
     pub upstream: Upstream,
+    /// Requests that wait while all servers have `max_in_flight`.
+    pub queue: Queue,
+}
+
+/// Requests that wait while all servers have as many in flight as they may.
+#[derive(Clone, Copy, Debug)]
+pub struct Queue {
+    /// More are refused at once; 0: nobody waits.
+    pub max: usize,
+    /// Who has waited for so long is refused.
+    pub timeout: Duration,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Queue { max: 500, timeout: Duration::from_secs(2) }
+    }
 }
 
 /// What identifies a client to `balance: hash`.
@@ -53,6 +70,8 @@ pub struct Server {
     pub weight: u32,
     /// 0 serves first; others only while nobody before them can.
     pub priority: u32,
+    /// The most requests that the whole fleet may have in flight on it; None: no limit.
+    pub max_in_flight: Option<u32>,
 }
 
 /// HOST:PORT; shown with brackets around an IPv6 address.
@@ -113,7 +132,8 @@ pub(super) fn pool(f: &mut Fields<'_>) -> Option<PoolDraft> {
     );
     let health = f.section("health", "How servers are checked. Left out: a connection is opened.", health);
     let upstream = f.section("upstream", "How servers are reached.", upstream);
-    f.later(&["sticky", "discovery", "ejection", "panic_below", "queue", "slow_start"]);
+    let queue = f.section("queue", "Requests that wait while all servers have `max_in_flight`.", queue);
+    f.later(&["sticky", "discovery", "ejection", "panic_below", "slow_start"]);
     let (places, servers) = placed(servers?);
     check_servers(f, &servers, &places);
     Some(PoolDraft {
@@ -124,6 +144,7 @@ pub(super) fn pool(f: &mut Fields<'_>) -> Option<PoolDraft> {
             servers,
             health: health?,
             upstream: upstream?,
+            queue: queue?,
         },
         places,
     })
@@ -162,7 +183,7 @@ fn check_servers(f: &mut Fields<'_>, servers: &[Server], places: &[usize]) {
 
 impl Server {
     fn at(address: Address) -> Self {
-        Self { name: address.to_string(), address, weight: 1, priority: 0 }
+        Self { name: address.to_string(), address, weight: 1, priority: 0, max_in_flight: None }
     }
 }
 
@@ -172,9 +193,25 @@ fn server(f: &mut Fields<'_>) -> Option<Server> {
     let weight =
         f.default("weight", "A server of weight 2 gets twice the requests of one of weight 1.", whole(1, 1000), 1);
     let priority = f.default("priority", "0 serves first; others only while nobody before them can.", whole(0, 100), 0);
-    f.later(&["max_in_flight"]);
+    let max_in_flight = f.optional(
+        "max_in_flight",
+        "The most requests that the whole fleet may have in flight on it; others wait in the pool's queue. Default: no limit.",
+        whole(1, 1_000_000),
+    );
     let plain = Server::at(address?);
-    Some(Server { name: name.unwrap_or(plain.name), address: plain.address, weight: weight?, priority: priority? })
+    Some(Server {
+        name: name.unwrap_or(plain.name),
+        address: plain.address,
+        weight: weight?,
+        priority: priority?,
+        max_in_flight,
+    })
+}
+
+fn queue(f: &mut Fields<'_>) -> Option<Queue> {
+    let max = f.default("max", "More are refused at once; 0: nobody waits.", count(0, 1_000_000), 500);
+    let timeout = f.default("timeout", "Who has waited for so long is refused.", span(), "2s");
+    Some(Queue { max: max?, timeout: timeout? })
 }
 
 fn hash(f: &mut Fields<'_>) -> Option<HashKey> {

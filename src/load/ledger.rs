@@ -1,7 +1,9 @@
 //! The ledger: one counter a server, changed only by leases.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use crate::load::Queue;
 
 /// Requests on one server, as this process knows them: how many are in flight, and how many there ever were.
 ///
@@ -12,11 +14,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Ledger {
     /// Low half: in flight. High half: ever taken, wrapping.
     counts: AtomicU64,
+    /// Who waits for a lease to come back; none where nothing is limited.
+    queue: Option<Arc<Queue>>,
 }
 
 const TAKEN: u64 = 1 << 32;
 
 impl Ledger {
+    /// A ledger whose leases, when they come back, call the first in `queue`.
+    pub fn with_queue(queue: Option<Arc<Queue>>) -> Self {
+        Ledger { counts: AtomicU64::new(0), queue }
+    }
+
+    /// Who waits for a lease to come back.
+    pub fn queue(&self) -> Option<&Arc<Queue>> {
+        self.queue.as_ref()
+    }
+
     /// This process's own requests in flight.
     pub fn own(&self) -> u32 {
         self.counts.load(Ordering::Relaxed) as u32
@@ -43,6 +57,14 @@ impl<T: AsRef<Ledger>> Lease<T> {
         Lease { holder }
     }
 
+    /// Counts one more request, unless the holder has `limit` in flight already.
+    pub fn take_below(holder: Arc<T>, limit: u32) -> Option<Self> {
+        let counts = &(*holder).as_ref().counts;
+        let more = |counts: u64| ((counts as u32) < limit).then(|| counts.wrapping_add(TAKEN | 1));
+        counts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Lease { holder })
+    }
+
     /// What the request is in flight on.
     pub fn holder(&self) -> &Arc<T> {
         &self.holder
@@ -51,8 +73,14 @@ impl<T: AsRef<Ledger>> Lease<T> {
 
 impl<T: AsRef<Ledger>> Drop for Lease<T> {
     fn drop(&mut self) {
-        let before = (*self.holder).as_ref().counts.fetch_sub(1, Ordering::Relaxed);
+        let ledger = (*self.holder).as_ref();
+        let before = ledger.counts.fetch_sub(1, Ordering::Relaxed);
         debug_assert!(before as u32 > 0, "a lease was given back twice");
+        if let Some(queue) = &ledger.queue {
+            // Whoever joins the queue at this moment sees either the room or this call.
+            fence(Ordering::SeqCst);
+            queue.call();
+        }
     }
 }
 
@@ -78,6 +106,29 @@ mod tests {
         assert_eq!(server.0.own(), 1);
         drop(second);
         assert_eq!((server.0.own(), server.0.taken()), (0, 2));
+    }
+
+    #[test]
+    fn no_thread_gets_past_the_limit() {
+        let server = Arc::new(Server::default());
+        let most = std::sync::atomic::AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..10_000 {
+                        if let Some(lease) = Lease::take_below(server.clone(), 2) {
+                            most.fetch_max(server.0.own(), Ordering::Relaxed);
+                            drop(lease);
+                        }
+                    }
+                });
+            }
+        });
+        assert!((1..=2).contains(&most.into_inner()));
+        let held = [0, 0].map(|_| Lease::take_below(server.clone(), 2));
+        assert!(held.iter().all(Option::is_some));
+        assert!(Lease::take_below(server.clone(), 2).is_none());
+        assert!(Lease::take_below(server.clone(), 3).is_some());
     }
 
     #[test]

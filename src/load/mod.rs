@@ -5,6 +5,8 @@
 
 pub mod fleet;
 mod ledger;
+mod queue;
 pub mod redis;
 
 pub use ledger::{Lease, Ledger};
+pub use queue::{Left, Queue};

@@ -27,6 +27,10 @@ pub struct Metrics {
     pub in_flight: IntGaugeVec,
     /// 1 while a server may be chosen; set when scraped.
     pub server_up: IntGaugeVec,
+    /// By pool: 0 closed, 1 half open, 2 open; set when scraped.
+    pub circuit: IntGaugeVec,
+    /// Requests that wait for room, by pool; set when scraped.
+    pub queued: IntGaugeVec,
     /// Age of the view of the fleet by pool, -1 when there is none; set when scraped.
     pub view_age: GaugeVec,
     /// Lines that the access log had to drop because its writer fell behind.
@@ -75,6 +79,8 @@ impl Metrics {
             refused: counters("fairlead_refused_total", "Requests that Fairlead answered itself", &["reason"])?,
             in_flight: gauges("fairlead_in_flight", "Requests in flight", &["pool", "server", "scope"])?,
             server_up: gauges("fairlead_server_up", "Whether a server may be chosen", &["pool", "server"])?,
+            circuit: gauges("fairlead_circuit_state", "0: closed, 1: half open, 2: open", &["pool"])?,
+            queued: gauges("fairlead_queued", "Requests that wait for room on a server", &["pool"])?,
             view_age,
             access_log_dropped,
             registry: registry.clone(),

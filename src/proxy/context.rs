@@ -14,6 +14,8 @@ use crate::proxy::deadline::{Socket, Ticket};
 use crate::proxy::refusal::Refusal;
 use crate::snapshot::{Route, Snapshot, Target};
 use crate::upstream::Server;
+use crate::upstream::admission::Seat;
+use crate::upstream::circuit::Trial;
 use crate::upstream::pool::Tried;
 use crate::upstream::server::Outcome;
 
@@ -60,6 +62,8 @@ pub struct Context {
 #[derive(Debug)]
 struct Attempt {
     lease: Lease<Server>,
+    /// The pool's circuit was not closed when it began.
+    trial: Option<Trial>,
     began: Instant,
     ticket: Option<Ticket>,
     status: u16,
@@ -91,11 +95,11 @@ impl Context {
     }
 
     /// An attempt begins; the last must have ended.
-    pub fn begin_attempt(&mut self, lease: Lease<Server>) {
+    pub fn begin_attempt(&mut self, Seat { lease, trial }: Seat) {
         self.attempts += 1;
         self.to_header = None;
         self.server = Some(lease.holder().clone());
-        self.attempt = Some(Attempt { lease, began: Instant::now(), ticket: None, status: 0 });
+        self.attempt = Some(Attempt { lease, trial, began: Instant::now(), ticket: None, status: 0 });
     }
 
     /// The attempt has a connection: from now on its deadline is watched.
@@ -118,6 +122,12 @@ impl Context {
         let Some(attempt) = &mut self.attempt else { return true };
         attempt.status = status;
         self.to_header = Some(attempt.began.elapsed());
+        if attempt.trial.is_some()
+            && status < 500
+            && let Some(target) = &self.target
+        {
+            target.pool.circuit.learned(true);
+        }
         !self.disarm()
     }
 
@@ -133,6 +143,12 @@ impl Context {
             None => Outcome::Success,
         };
         attempt.lease.holder().observe_attempt(outcome, self.to_header);
+        if attempt.trial.is_some()
+            && outcome.is_error()
+            && let Some(target) = &self.target
+        {
+            target.pool.circuit.learned(false);
+        }
     }
 
     /// Stops watching the deadline. True if it was over.
@@ -169,7 +185,7 @@ mod tests {
 
     fn begin(ctx: &mut Context) {
         let server = ctx.snapshot.pools[0].servers[0].clone();
-        ctx.begin_attempt(Lease::take(server));
+        ctx.begin_attempt(Seat { lease: Lease::take(server), trial: None });
     }
 
     #[test]

@@ -139,17 +139,20 @@ impl ProxyHttp for Proxy {
         Ok(false)
     }
 
-    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
         ctx.end_attempt(None);
         let (Some(route), Some(target)) = (&ctx.route, &ctx.target) else {
             return fail(ctx, Refusal::Internal);
         };
         let timeouts = route.timeouts;
-        let lease = target.pool.acquire(&ctx.tried, ctx.key).await;
-        let Some((mut peer, lease)) = lease.and_then(|lease| Some((lease.holder().peer()?, lease))) else {
-            let refusal = ctx.failure.unwrap_or(Refusal::NoServer);
-            return fail(ctx, refusal);
+        let left = ctx.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+        let seat = target.pool.acquire(&ctx.tried, ctx.key, left, client_left(session)).await;
+        let seat = match seat {
+            Ok(seat) => seat,
+            // Where an attempt has failed already, that is what the client should hear of.
+            Err(why) => return fail(ctx, ctx.failure.unwrap_or(why.into())),
         };
+        let Some(mut peer) = seat.lease.holder().peer() else { return fail(ctx, Refusal::NoServer) };
         let idle = if ctx.upgrade { timeouts.websocket_idle } else { timeouts.idle };
         peer.options.read_timeout = idle;
         peer.options.write_timeout = idle;
@@ -159,7 +162,7 @@ impl ProxyHttp for Proxy {
             }
         }
         ctx.failure = None;
-        ctx.begin_attempt(lease);
+        ctx.begin_attempt(seat);
         Ok(peer)
     }
 
@@ -385,6 +388,16 @@ fn asks_for_upgrade(request: &RequestHeader) -> bool {
         && !request.headers.contains_key(CONTENT_LENGTH)
         && !request.headers.contains_key(TRANSFER_ENCODING)
         && words.any(|word| word.eq_ignore_ascii_case("upgrade"))
+}
+
+/// Resolves when the client of a request that waits has left. While there is a body to be read it cannot be told.
+async fn client_left(session: &mut Session) {
+    let session = session.as_mut();
+    if !session.is_body_done() {
+        return std::future::pending().await;
+    }
+    // Pipelined bytes are kept for the next request; after them there is silence.
+    while let Ok(Some(_)) = session.read_body_or_idle(true).await {}
 }
 
 /// Ends a request with a refusal that `fail_to_proxy` will write.

@@ -9,6 +9,7 @@ use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 
 use crate::filters::request_id;
+use crate::upstream::admission::Unavailable;
 use crate::upstream::server::Outcome;
 
 /// The header that names a refusal. Removed from what servers answer, so that it always speaks of Fairlead.
@@ -25,6 +26,12 @@ pub enum Refusal {
     SlowBody,
     /// No server of the pool may be chosen.
     NoServer,
+    /// No server of the pool works, and a few other requests find out whether one does again.
+    CircuitOpen,
+    /// All servers have as many requests in flight as they may, and as many wait as may.
+    QueueFull,
+    /// All servers had as many requests in flight as they may for as long as a request may wait.
+    QueueTimeout,
     /// No connection to a server could be made.
     ConnectFailed,
     /// The server closed the connection before it answered.
@@ -49,6 +56,9 @@ impl Refusal {
             Refusal::NoRoute => "no-route",
             Refusal::SlowBody => "slow-body",
             Refusal::NoServer => "no-server",
+            Refusal::CircuitOpen => "circuit-open",
+            Refusal::QueueFull => "queue-full",
+            Refusal::QueueTimeout => "queue-timeout",
             Refusal::ConnectFailed => "connect-failed",
             Refusal::UpstreamReset => "upstream-reset",
             Refusal::UpstreamInvalid => "upstream-invalid",
@@ -68,7 +78,7 @@ impl Refusal {
             Refusal::ClientGone => 499,
             Refusal::Internal => 500,
             Refusal::ConnectFailed | Refusal::UpstreamReset | Refusal::UpstreamInvalid => 502,
-            Refusal::NoServer => 503,
+            Refusal::NoServer | Refusal::CircuitOpen | Refusal::QueueFull | Refusal::QueueTimeout => 503,
             Refusal::ResponseTimeout | Refusal::IdleTimeout => 504,
         };
         StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
@@ -108,6 +118,18 @@ impl Refusal {
             Refusal::UpstreamInvalid => Outcome::Invalid,
             Refusal::ResponseTimeout | Refusal::IdleTimeout => Outcome::Timeout,
             _ => Outcome::Cancelled,
+        }
+    }
+}
+
+impl From<Unavailable> for Refusal {
+    fn from(why: Unavailable) -> Self {
+        match why {
+            Unavailable::NoServer => Refusal::NoServer,
+            Unavailable::CircuitOpen => Refusal::CircuitOpen,
+            Unavailable::QueueFull => Refusal::QueueFull,
+            Unavailable::QueueTimeout => Refusal::QueueTimeout,
+            Unavailable::ClientLeft => Refusal::ClientGone,
         }
     }
 }

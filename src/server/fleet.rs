@@ -13,7 +13,11 @@ use crate::load::redis::calls::Terms;
 use crate::load::redis::client::Client;
 use crate::node::Node;
 use crate::observe::fleet::FleetMetrics;
-use crate::upstream::Pool;
+use crate::upstream::admission::Limits;
+use crate::upstream::{Pool, Server};
+
+/// Where all servers are full: requests of a pool that ask Redis for room at the same time, and share its calls.
+const ASK_AT_ONCE: usize = 32;
 
 /// Joins from where the exchanges shall run.
 ///
@@ -64,6 +68,7 @@ async fn join(node: &Arc<Node>, redis: &config::Redis) {
         let Some(queue) = pool.take_queue() else { continue };
         let (command, commands) = mpsc::unbounded_channel();
         let (first_view, view) = oneshot::channel();
+        keep_limits(pool, redis.mode);
         let settings = settings(pool, redis, &incarnation, &active_pools);
         let exchange =
             Exchange::new(settings, client.clone(), pool.share.clone(), queue, commands, first_view, metrics.clone());
@@ -92,8 +97,17 @@ async fn guard(exchange: JoinHandle<()>, pool: Arc<Pool>) {
     }
 }
 
+/// How `max_in_flight` is kept from now on.
+fn keep_limits(pool: &Pool, mode: config::Mode) {
+    let asked = pool.config.balance == Policy::LeastLoad && mode != config::Mode::Batched;
+    pool.set_limits(if asked { Limits::Asked } else { Limits::Seen });
+    if let (true, Some(queue)) = (asked, &pool.queue) {
+        queue.widen(ASK_AT_ONCE - 1);
+    }
+}
+
 fn settings(pool: &Pool, redis: &config::Redis, incarnation: &str, active_pools: &Arc<AtomicU32>) -> Settings {
-    let terms = |weight: u32| Terms { weight: f64::from(weight), cap: 0 };
+    let terms = |server: &Server| Terms { weight: f64::from(server.weight), cap: server.max_in_flight.unwrap_or(0) };
     Settings {
         pool: pool.config.name.clone(),
         namespace: redis.namespace.clone(),
@@ -103,7 +117,7 @@ fn settings(pool: &Pool, redis: &config::Redis, incarnation: &str, active_pools:
         timeout: redis.timeout,
         max_calls: redis.max_calls,
         active_pools: active_pools.clone(),
-        servers: pool.servers.iter().map(|server| (server.name.clone(), terms(server.weight))).collect(),
+        servers: pool.servers.iter().map(|server| (server.name.clone(), terms(server))).collect(),
     }
 }
 

@@ -240,7 +240,10 @@ fn report_if_nobody_ever_passed(pool: &Pool) {
     let name = first.map(|server| server.name.as_str()).unwrap_or_default();
     log::error!(
         pool = pool.config.name, server = name, reason = reason,
-        hint = "every request gets 503 no-server; is health.path right?";
+        hint = match pool.config.health.check {
+            Check::Http { .. } => "every request gets 503 no-server; is health.path right?",
+            Check::Tcp => "every request gets 503 no-server; are the addresses right, and do the servers run?",
+        };
         "no_server_ever_passed"
     );
 }

@@ -1,6 +1,8 @@
 //! Which servers may be chosen now: membership, addresses, health.
 
+pub mod admission;
 pub mod check;
+pub mod circuit;
 pub mod health;
 pub mod pool;
 pub mod resolve;

@@ -1,7 +1,7 @@
 //! A pool of servers, and the one place where a server is chosen for a request: [`Pool::choose`].
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use smallvec::SmallVec;
@@ -9,11 +9,12 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::balance::{Candidate, Draw, Policy, Ring, tide};
 use crate::config;
-use crate::load::Lease;
+use crate::load::Queue;
 use crate::load::fleet::share::Waiter;
 use crate::load::fleet::{Mode, Share};
 use crate::observe::metrics::Metrics;
 use crate::upstream::Server;
+use crate::upstream::circuit::Circuit;
 use crate::upstream::health::Health;
 
 /// Servers that were tried already for one request, by index.
@@ -28,7 +29,12 @@ pub struct Pool {
     pub servers: Vec<Arc<Server>>,
     /// What is known of the fleet's load on them.
     pub share: Arc<Share<Server>>,
-    queue: Mutex<Option<UnboundedReceiver<Waiter<Server>>>>,
+    /// Opens while nobody may be chosen.
+    pub circuit: Circuit,
+    /// Those who wait for room; none where no server is limited.
+    pub queue: Option<Arc<Queue>>,
+    pub(super) limits: AtomicU8,
+    waiters: Mutex<Option<UnboundedReceiver<Waiter<Server>>>>,
     ring: Option<Ring>,
     ticket: AtomicU64,
     settled: AtomicBool,
@@ -37,17 +43,22 @@ pub struct Pool {
 impl Pool {
     /// A pool whose servers have not been checked yet.
     pub fn new(config: config::Pool, metrics: &Metrics) -> Self {
-        let mut servers: Vec<_> =
-            config.servers.iter().map(|server| Arc::new(Server::new(&config.name, server, metrics))).collect();
+        let limited = config.servers.iter().any(|server| server.max_in_flight.is_some());
+        let queue = limited.then(|| Arc::new(Queue::new(config.queue.max)));
+        let server = |server| Arc::new(Server::new(&config.name, server, metrics, queue.clone()));
+        let mut servers: Vec<_> = config.servers.iter().map(server).collect();
         servers.sort_by_key(|server| server.priority);
         let ring = (config.balance == Policy::Hash)
             .then(|| Ring::new(servers.iter().map(|server| (server.name.as_str(), server.weight))));
-        let (share, queue) = Share::new(servers.clone());
+        let (share, waiters) = Share::new(servers.clone());
         Pool {
+            circuit: Circuit::new(&config.name),
             config,
             servers,
             share,
-            queue: Mutex::new(Some(queue)),
+            queue,
+            limits: AtomicU8::new(0),
+            waiters: Mutex::new(Some(waiters)),
             ring,
             // At random, so that nodes do not take turns in step.
             ticket: AtomicU64::new(fastrand::u64(..)),
@@ -57,43 +68,33 @@ impl Pool {
 
     /// Those who wait for Redis to choose; for the exchange, once.
     pub fn take_queue(&self) -> Option<UnboundedReceiver<Waiter<Server>>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    /// A lease on the server that shall take a request: chosen by Redis in exact mode, else, or when Redis does not
-    /// answer in time, by [`Pool::choose`]. None: nobody is left.
-    pub async fn acquire(&self, tried: &[u32], key: u64) -> Option<Lease<Server>> {
-        if self.config.balance == Policy::LeastLoad && self.share.mode() == Mode::Exact {
-            let candidates = self.candidates(tried);
-            if candidates.is_empty() {
-                return None;
-            }
-            if let Some(lease) = self.share.acquire(self.all_but(&candidates)).await {
-                return Some(lease);
-            }
-        }
-        self.choose(tried, key).cloned().map(Lease::take)
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// **The choice.** Takes the eligible servers of the first tier that has any, leaves out those tried already,
     /// and lets the pool's policy pick. `key` matters to `hash` only. None: nobody is left.
     pub fn choose(&self, tried: &[u32], key: u64) -> Option<&Arc<Server>> {
-        let candidates = self.candidates(tried);
+        let index = self.pick(&self.candidates(tried), key)?;
+        self.servers.get(index as usize)
+    }
+
+    /// The index of the one that the policy picks.
+    pub(super) fn pick(&self, candidates: &[Candidate], key: u64) -> Option<u32> {
         if self.config.balance == Policy::LeastLoad
             && self.share.mode() != Mode::Local
             && let Some(unseen) = self.share.unseen()
         {
-            return self.choose_by_view(&candidates, unseen);
+            return self.pick_by_view(candidates, unseen);
         }
-        fastrand_with(|rng| {
+        let place = fastrand_with(|rng| {
             let mut draw = Draw { rng, ticket: self.next_ticket(), key, ring: self.ring.as_ref() };
-            let place = self.config.balance.pick(&candidates, &mut draw)?;
-            self.servers.get(candidates.get(place)?.index as usize)
-        })
+            self.config.balance.pick(candidates, &mut draw)
+        });
+        candidates.get(place?).map(|candidate| candidate.index)
     }
 
     /// By the fleet's load as last seen, where `unseen` picks by others have happened since.
-    fn choose_by_view(&self, candidates: &[Candidate], unseen: f32) -> Option<&Arc<Server>> {
+    fn pick_by_view(&self, candidates: &[Candidate], unseen: f32) -> Option<u32> {
         let shares: SmallVec<[tide::Share; 16]> = candidates
             .iter()
             .map(|candidate| {
@@ -108,10 +109,10 @@ impl Pool {
             })
             .collect();
         let place = fastrand_with(|rng| tide::pick(&shares, unseen, rng))?;
-        self.servers.get(shares.get(place)?.index as usize)
+        shares.get(place).map(|share| share.index)
     }
 
-    fn all_but(&self, candidates: &[Candidate]) -> SmallVec<[usize; 8]> {
+    pub(super) fn all_but(&self, candidates: &[Candidate]) -> SmallVec<[usize; 8]> {
         let mut left = candidates.iter().map(|candidate| candidate.index as usize).peekable();
         (0..self.servers.len()).filter(|index| left.next_if_eq(index).is_none()).collect()
     }
@@ -146,7 +147,7 @@ impl Pool {
         }
     }
 
-    fn candidates(&self, tried: &[u32]) -> SmallVec<[Candidate; 16]> {
+    pub(super) fn candidates(&self, tried: &[u32]) -> SmallVec<[Candidate; 16]> {
         let mut candidates = SmallVec::new();
         let mut tier = None;
         for (index, server) in self.servers.iter().enumerate() {
@@ -196,6 +197,7 @@ mod tests {
                     address: config::Address { host: "127.0.0.1".into(), port: 1 },
                     weight,
                     priority,
+                    max_in_flight: None,
                 })
                 .collect(),
             health: config::Health {
@@ -210,6 +212,7 @@ mod tests {
                 idle: std::time::Duration::from_secs(30),
                 idle_max: 10,
             },
+            queue: config::Queue::default(),
         };
         let pool = Pool::new(config, &Metrics::new().unwrap());
         for server in &pool.servers {

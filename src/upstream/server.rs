@@ -1,8 +1,8 @@
 //! One server of a pool: where it is, how it is, and what it has in flight.
 
 use std::net::SocketAddr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -10,7 +10,7 @@ use pingora::upstreams::peer::HttpPeer;
 use prometheus::IntCounter;
 
 use crate::config;
-use crate::load::Ledger;
+use crate::load::{Ledger, Queue};
 use crate::observe::latency::Latencies;
 use crate::observe::metrics::Metrics;
 use crate::upstream::health::{Health, Machine};
@@ -75,6 +75,8 @@ pub struct Server {
     pub weight: u32,
     /// 0 serves first.
     pub priority: u32,
+    /// The most requests that the fleet may have in flight on it.
+    pub max_in_flight: Option<u32>,
     /// Its latencies of late.
     pub latencies: Latencies,
     ledger: Ledger,
@@ -102,14 +104,17 @@ impl AsRef<Ledger> for Server {
 
 impl Server {
     /// A server of `pool` that has not been checked or resolved yet.
-    pub fn new(pool: &str, config: &config::Server, metrics: &Metrics) -> Self {
+    ///
+    /// `queue`: who is to be called when a request on it ends.
+    pub fn new(pool: &str, config: &config::Server, metrics: &Metrics, queue: Option<Arc<Queue>>) -> Self {
         Server {
             name: config.name.clone(),
             address: config.address.clone(),
             weight: config.weight,
             priority: config.priority,
+            max_in_flight: config.max_in_flight,
             latencies: Latencies::default(),
-            ledger: Ledger::default(),
+            ledger: Ledger::with_queue(queue),
             peer: ArcSwapOption::empty(),
             health: AtomicU8::new(Health::Unknown as u8),
             checks: Mutex::default(),
@@ -153,7 +158,7 @@ impl Server {
         peer.options.connection_timeout = Some(upstream.connect_timeout);
         peer.options.total_connection_timeout = Some(upstream.connect_timeout);
         peer.options.idle_timeout = Some(upstream.idle);
-        self.peer.store(Some(std::sync::Arc::new(peer)));
+        self.peer.store(Some(Arc::new(peer)));
     }
 
     /// The health and, when it is not up, why.
@@ -216,7 +221,7 @@ mod tests {
         let listen = "127.0.0.1:0".parse().unwrap();
         let config = config::Config::quick(listen, &[("web".into(), 80)], None, None).unwrap();
         let pool = &config.pools[0];
-        let server = Server::new("app", &pool.servers[0], &Metrics::new().unwrap());
+        let server = Server::new("app", &pool.servers[0], &Metrics::new().unwrap(), None);
         let [here, there] = ["10.0.0.1:80", "10.0.0.2:80"].map(|address| address.parse().ok());
         let observe = |at, result| server.observe_check(at, result, 2, 3);
         assert_eq!(observe(None, Err("no address".into())), Some(Health::Down));

@@ -1,188 +1,135 @@
-//! Limits of servers, and the queue of those who wait.
+//! `max_in_flight`, and the queue of those who wait for room.
 
-use std::time::{Duration, Instant};
+use crate::support::{Client, Fairlead, Fleet, Load, Origin, Redis, config, ms, soon, until};
 
-use crate::faults::BLIND;
-use crate::support::{Client, Fairlead, Load, Origin, Redis, config, hold, ms, until, within};
-
-/// Servers with this limit.
-fn limited(origins: &[Origin], limit: usize) -> String {
-    let servers: Vec<String> = origins
-        .iter()
-        .map(|origin| format!("{{ address: \"{}\", max_in_flight: {limit} }}", origin.server()))
-        .collect();
-    servers.join(", ")
+fn limited(origins: &[&Origin], limit: u32, more: &str) -> String {
+    let server = |origin: &&Origin| format!("{{ address: \"{}\", max_in_flight: {limit} }}", origin.address);
+    let servers: Vec<_> = origins.iter().map(server).collect();
+    config(&format!(
+        "routes: [{{ match: {{}}, pool: app, timeouts: {{ response: 20s }} }}]\n\
+         pools: {{ app: {{ servers: [{}], health: {{ type: tcp, interval: 60s }}{more} }} }}\n",
+        servers.join(", ")
+    ))
 }
 
-/// One origin that takes one request at a time, and this queue.
-async fn one_at_a_time(queue: &str) -> (Vec<Origin>, Fairlead) {
-    let origins = vec![Origin::start("a")];
-    let yaml =
-        config(&format!("pools:\n  app: {{ servers: [{}], {BLIND}, queue: {{ {queue} }} }}\n", limited(&origins, 1)));
-    let fairlead = Fairlead::start(&yaml).await;
-    (origins, fairlead)
-}
-
-/// Waits until so many requests wait.
-async fn waiting(fairlead: &Fairlead, requests: u64) {
-    until("requests in the queue", async || fairlead.pool("app").await["queued"] == requests).await;
+async fn queued(node: &Fairlead) -> u64 {
+    node.pool("app").await["queued"].as_u64().unwrap()
 }
 
 #[tokio::test]
-async fn no_server_gets_more_than_its_limit() {
-    let origins = vec![Origin::start("a"), Origin::start("b")];
-    let yaml = config(&format!("pools:\n  app: {{ servers: [{}], {BLIND} }}\n", limited(&origins, 3)));
-    let fairlead = Fairlead::start(&yaml).await;
-    let load = Load::start(fairlead.address(), 30, "/delay/5");
-    until("much traffic", async || load.tally().ok > 600).await;
+async fn a_node_alone_keeps_the_limit_and_serves_everybody_in_turn() {
+    let [a, b] = ["a", "b"].map(Origin::start);
+    let node = Fairlead::start(&limited(&[&a, &b], 2, "")).await;
+    let load = Load::start(node.address(), 20, "/delay/20");
+    until("much was served", async || load.tally().ok > 200).await;
     let tally = load.stop().await;
     assert_eq!(tally.failed, 0, "{:?}", tally.failures);
-    for origin in &origins {
-        assert_eq!(origin.most_in_flight(), 3);
+    for origin in [&a, &b] {
+        assert_eq!(origin.most_in_flight(), 2, "neither more nor less");
     }
-    fairlead.idle().await;
-    waiting(&fairlead, 0).await;
+    assert_eq!(queued(&node).await, 0);
 }
 
 #[tokio::test]
-async fn first_come_first_served() {
-    let (origins, fairlead) = one_at_a_time("max: 100, timeout: 9s").await;
-    let first = hold(&fairlead, 1).await;
-    until("it arrives", async || origins[0].in_flight() == 1).await;
-    let mut clients = Vec::new();
-    for n in 0..20 {
-        let mut client = fairlead.client().await;
-        client.send_get(&format!("/delay/2?{n}"), "").await;
-        clients.push(client);
-        waiting(&fairlead, n + 1).await;
+async fn a_full_queue_and_a_long_wait_are_told_and_counted() {
+    let a = Origin::start("a");
+    let node = Fairlead::start(&limited(&[&a], 1, ", queue: { max: 1, timeout: 300ms }")).await;
+    let mut busy = node.client().await;
+    busy.send_get("/hang", "").await;
+    until("it is in flight", async || a.in_flight() == 1).await;
+    let mut waits = node.client().await;
+    waits.send_get("/x", "").await;
+    until("it waits", async || queued(&node).await == 1).await;
+    assert_eq!(node.pool("app").await["circuit"], "open");
+    assert_eq!(node.get("/y").await.refusal(), (503, "queue-full"));
+    let late = soon("it waits no longer", waits.read(false)).await.unwrap();
+    assert_eq!(late.refusal(), (503, "queue-timeout"));
+    assert_eq!(node.pool("app").await["circuit"], "closed");
+    for reason in ["queue-full", "queue-timeout"] {
+        assert_eq!(node.metric("fairlead_refused_total", &[("reason", reason)]).await, 1.0);
     }
-    drop(first);
-    for client in &mut clients {
-        assert_eq!(client.response().await.unwrap().status, 200);
+    drop(busy);
+    until("there is room", async || node.get("/z").await.status == 200).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_leaves_the_queue() {
+    let a = Origin::start("a");
+    let node = Fairlead::start(&limited(&[&a], 1, ", queue: { max: 2, timeout: 20s }")).await;
+    let mut busy = node.client().await;
+    busy.send_get("/hang", "").await;
+    until("it is in flight", async || a.in_flight() == 1).await;
+    let mut waits = node.client().await;
+    waits.send_get("/never", "").await;
+    until("it waits", async || queued(&node).await == 1).await;
+    drop(waits);
+    until("it waits no longer", async || queued(&node).await == 0).await;
+    drop(busy);
+    until("there is room", async || node.get("/z").await.status == 200).await;
+    assert!(!a.seen().iter().any(|seen| seen.contains("/never")), "{:?}", a.seen());
+}
+
+async fn three_nodes(mode: &'static str) -> Fleet {
+    let mut fleet = Fleet::without_nodes(Redis::start().await, mode);
+    let origins: Vec<_> = fleet.origins.iter().collect();
+    let redis = format!("redis: {{ url: \"{}\", mode: {mode}, timeout: 500ms }}\n", fleet.redis.url());
+    let yaml = limited(&origins, 2, "") + &redis;
+    for _ in 0..3 {
+        fleet.nodes.push(Fairlead::start(&yaml).await);
     }
-    let order: Vec<String> = (0..20).map(|n| format!("GET /delay/2?{n}")).collect();
-    assert_eq!(origins[0].seen()[1..], order);
-    assert_eq!(origins[0].most_in_flight(), 1);
-    fairlead.idle().await;
+    fleet.know_each_other(3).await;
+    fleet
 }
 
+/// Each node alone could fill the servers; together they keep the limit, and all servers are full.
 #[tokio::test]
-async fn a_full_queue_refuses() {
-    let (origins, fairlead) = one_at_a_time("max: 2, timeout: 9s").await;
-    let mut held = hold(&fairlead, 3).await;
-    waiting(&fairlead, 2).await;
-    let start = Instant::now();
-    assert_eq!(fairlead.get("/").await.refusal(), (503, "queue-full"));
-    assert!(start.elapsed() < ms(1000), "{:?}", start.elapsed());
-    assert_eq!(origins[0].requests(), 1);
-    // One leaves the server; then there is a place.
-    drop(held.remove(0));
-    waiting(&fairlead, 1).await;
-    drop(held);
-    fairlead.idle().await;
-    waiting(&fairlead, 0).await;
-    assert_eq!(fairlead.metric("fairlead_refused_total", &[("reason", "queue-full")]).await, 1.0);
-    assert_eq!(fairlead.get("/").await.status, 200);
-}
-
-#[tokio::test]
-async fn who_waits_too_long_is_refused() {
-    let (origins, fairlead) = one_at_a_time("max: 10, timeout: 300ms").await;
-    let held = hold(&fairlead, 1).await;
-    until("it arrives", async || origins[0].in_flight() == 1).await;
-    let start = Instant::now();
-    assert_eq!(fairlead.get("/").await.refusal(), (503, "queue-timeout"));
-    assert!(start.elapsed() >= ms(300) && start.elapsed() < ms(2000), "{:?}", start.elapsed());
-    assert_eq!(origins[0].requests(), 1);
-    waiting(&fairlead, 0).await;
-    drop(held);
-    fairlead.idle().await;
-}
-
-#[tokio::test]
-async fn who_leaves_is_waited_for_no_more() {
-    let (origins, fairlead) = one_at_a_time("max: 1, timeout: 9s").await;
-    let held = hold(&fairlead, 1).await;
-    until("it arrives", async || origins[0].in_flight() == 1).await;
-    for reset in [false, true] {
-        let mut client = fairlead.client().await;
-        client.send_get("/left", "").await;
-        waiting(&fairlead, 1).await;
-        if reset {
-            client.reset();
-        } else {
-            drop(client);
+async fn the_fleet_keeps_the_limit_as_one() {
+    for mode in ["exact", "auto"] {
+        let fleet = three_nodes(mode).await;
+        let loads: Vec<_> = fleet.nodes.iter().map(|node| Load::start(node.address(), 8, "/delay/20")).collect();
+        until("much was served", async || loads.iter().map(|load| load.tally().ok).sum::<usize>() > 300).await;
+        for load in loads {
+            let tally = load.stop().await;
+            assert_eq!(tally.failed, 0, "{mode}: {:?}", tally.failures);
+            assert!(tally.ok > 30, "{mode}: no node starves, but one had {}", tally.ok);
         }
-        waiting(&fairlead, 0).await;
+        for origin in &fleet.origins {
+            assert_eq!(origin.most_in_flight(), 2, "{mode}: neither more nor less");
+        }
+        fleet.settles(ms(2000), 0).await;
+        fleet.no_drift().await;
     }
-    let mut client = fairlead.client().await;
-    client.send_get("/stayed", "").await;
-    waiting(&fairlead, 1).await;
-    drop(held);
-    assert_eq!(client.response().await.unwrap().status, 200);
-    assert_eq!(origins[0].seen(), ["GET /hang", "GET /stayed"]);
-    fairlead.idle().await;
 }
 
-/// Three nodes that share a Redis, over origins with this limit.
-async fn fleet(origins: &[Origin], limit: usize, redis: &Redis) -> Vec<Fairlead> {
-    let yaml = config(&format!(
-        "pools:\n  app: {{ servers: [{}], {BLIND}, queue: {{ max: 500, timeout: 20s }} }}\n\
-         redis: {{ url: \"{}\", mode: exact, timeout: 200ms }}\n",
-        limited(origins, limit),
-        redis.url()
-    ));
-    let mut nodes: Vec<Fairlead> = (0..3).map(|_| Fairlead::spawn(&yaml)).collect();
-    for node in &mut nodes {
-        node.wait_ready().await;
-    }
-    for node in &nodes {
-        until("they know each other", async || node.pool("app").await["nodes"] == 3).await;
-    }
-    nodes
-}
-
+/// Room on another node's server is noticed by who waits here.
 #[tokio::test]
-async fn the_fleet_together_keeps_the_limit() {
-    let mut redis = Redis::start().await;
-    let origins = vec![Origin::start("a"), Origin::start("b"), Origin::start("c")];
-    let nodes = fleet(&origins, 2, &redis).await;
-    let loads: Vec<Load> = nodes.iter().map(|node| Load::start(node.address(), 8, "/delay/20")).collect();
-    let served = || loads.iter().map(|load| load.tally().ok).sum::<usize>();
-    until("much traffic", async || served() > 500).await;
-    for origin in &origins {
-        assert_eq!(origin.most_in_flight(), 2, "with Redis");
+async fn room_that_another_node_makes_wakes_who_waits() {
+    let fleet = three_nodes("exact").await;
+    let held = crate::support::hold(&fleet.nodes[0], 6).await;
+    fleet.settles(ms(2000), 6).await;
+    let mut waits: Client = fleet.nodes[1].client().await;
+    waits.send_get("/x", "").await;
+    until("it waits", async || queued(&fleet.nodes[1]).await == 1).await;
+    drop(held);
+    let answer = soon("it is served", waits.read(false)).await.unwrap();
+    assert_eq!(answer.status, 200);
+}
+
+/// Without Redis a node may use its share: 2 ÷ 3, at least 1.
+#[tokio::test]
+async fn without_redis_each_node_keeps_to_its_share() {
+    let mut fleet = three_nodes("exact").await;
+    fleet.redis.stop();
+    for node in &fleet.nodes {
+        until("it is noticed", async || node.pool("app").await["mode"] == "local").await;
     }
-    redis.stop();
-    // Each node may use its share, rounded down, but one at least.
-    let before = served();
-    within(Duration::from_secs(10), "traffic without Redis", async || served() > before + 300).await;
-    for origin in &origins {
-        assert!(origin.most_in_flight() <= 3, "{} at once without Redis", origin.most_in_flight());
-    }
+    let loads: Vec<_> = fleet.nodes.iter().map(|node| Load::start(node.address(), 8, "/delay/20")).collect();
+    until("much was served", async || loads.iter().map(|load| load.tally().ok).sum::<usize>() > 200).await;
     for load in loads {
         let tally = load.stop().await;
         assert_eq!(tally.failed, 0, "{:?}", tally.failures);
     }
-    for node in &nodes {
-        node.idle().await;
+    for origin in &fleet.origins {
+        assert!(origin.most_in_flight() <= 3, "one for each node, but {}", origin.most_in_flight());
     }
-}
-
-#[tokio::test]
-async fn room_on_one_node_is_used_by_those_who_wait_on_another() {
-    let redis = Redis::start().await;
-    let origins = vec![Origin::start("a")];
-    let nodes = fleet(&origins, 2, &redis).await;
-    let mut held = hold(&nodes[0], 2).await;
-    until("they arrive", async || origins[0].in_flight() == 2).await;
-    let mut waits: Client = nodes[1].client().await;
-    waits.send_get("/waits", "").await;
-    waiting(&nodes[1], 1).await;
-    held.pop();
-    let start = Instant::now();
-    assert_eq!(waits.response().await.unwrap().status, 200);
-    assert!(start.elapsed() < ms(2000), "{:?}", start.elapsed());
-    drop(held);
-    assert_eq!(origins[0].most_in_flight(), 2);
 }

@@ -7,8 +7,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::{
-    Client, Fairlead, Finished, Heartbeat, Origin, Reserved, config, get, ms, one_pool, run_to_end, servers, until,
-    within,
+    Client, Fairlead, Finished, Heartbeat, Origin, Redis, Reserved, config, get, ms, one_pool, run_to_end, servers,
+    until, within,
 };
 
 /// `fairlead check` of this text.
@@ -230,6 +230,39 @@ async fn proxy_refuses_what_cannot_be() {
     let finished = run(&["proxy", "--listen", "127.0.0.1:0", "--to", "10.0.0.1:80", "--to", "10.0.0.1:80"]).await;
     assert_eq!(finished.code, Some(1), "{}", finished.err);
     assert!(finished.err.contains("10.0.0.1:80"), "{}", finished.err);
+    let finished = run(&["proxy", "--listen", "29090", "--to", "10.0.0.1:80"]).await;
+    assert_eq!(finished.code, Some(2), "{}", finished.err);
+    assert!(finished.err.contains("write 0.0.0.0:29090"), "{}", finished.err);
+    let finished = run(&["proxy", "--listen", "127.0.0.1:0", "--to", "10.0.0.1:80", "--redis", "10.0.0.9"]).await;
+    assert_eq!(finished.code, Some(1), "{}", finished.err);
+    assert!(finished.err.contains("--redis"), "{}", finished.err);
+}
+
+#[tokio::test]
+async fn proxy_joins_the_fleet_of_a_redis() {
+    let (a, redis) = (Origin::start("a"), Redis::start().await);
+    let (listen, admin) = (Reserved::new(), Reserved::new());
+    let args = ["--listen", &listen.address.to_string(), "--to", &a.server(), "--admin", &admin.address.to_string()];
+    let mut fairlead = Fairlead::spawn_with(&[&["proxy", "--redis", &redis.url()], &args[..]].concat());
+    until("its row is there", async || redis.truth().await.holds(1, 1)).await;
+    fairlead.signal(SIGINT);
+    assert_eq!(fairlead.exit(ms(10_000)).await.0, Some(0));
+}
+
+#[tokio::test]
+async fn a_probe_reaches_servers_and_redis() {
+    let (a, mut redis) = (Origin::start("a"), Redis::start().await);
+    let dir = TempDir::new().unwrap();
+    let yaml = one_pool(&servers(&[&a]), "") + &format!("redis: {{ url: \"{}\" }}\n", redis.url());
+    std::fs::write(dir.path().join("f.yaml"), yaml).unwrap();
+    let probe = async || run_to_end(dir.path(), &["check", "--probe", "f.yaml"]).await;
+    let fine = probe().await;
+    assert_eq!(fine.code, Some(0), "{}{}", fine.out, fine.err);
+    assert!(fine.out.contains(": up (version ") && fine.out.contains("1 server)"), "{}", fine.out);
+    redis.stop();
+    let away = probe().await;
+    assert_eq!(away.code, Some(1), "{}{}", away.out, away.err);
+    assert!(away.out.contains("redis") && away.out.contains("down"), "{}", away.out);
 }
 
 #[tokio::test]

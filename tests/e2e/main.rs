@@ -7,6 +7,7 @@ mod accounting;
 mod admin;
 mod balancing;
 mod capacity;
+mod capacity_faults;
 mod circuit;
 mod cli;
 mod demo_fleet;

@@ -199,7 +199,12 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
             suspended: None,
             rtt_at: now,
             mode_since: None,
-            exact: settings.by_load && settings.mode == Configured::Exact,
+            exact: settings.by_load
+                && match settings.mode {
+                    Configured::Exact => true,
+                    Configured::Auto => share.queue().is_some(),
+                    Configured::Batched => false,
+                },
             rtt: 0.0,
             meter: Meter::new(share.servers()),
             client,
@@ -285,20 +290,22 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         self.meter.look(self.share.servers(), now);
         let changed = self.node.changed(own(&self.share));
         let picks = self.meter.has_picks(self.share.servers());
-        if changed || picks {
+        let crowded = self.share.crowded();
+        if changed || picks || crowded {
             self.stirred = now;
         }
         let quiet = now.saturating_duration_since(self.stirred);
         self.set_active(quiet < IDLE_AFTER);
         let curious = match self.chooses_by_view() {
             true => self.active,
-            false => self.active && now >= self.next_view,
+            // Whoever waits for room on other nodes' servers learns of it by the view.
+            false => self.active && (now >= self.next_view || crowded),
         };
         if changed || curious || now >= self.next_beat {
             self.call(now, false);
         } else {
             // The longer nothing happens, the less it matters to be told at once.
-            let base = if self.chooses_by_view() { self.interval } else { RELEASE_WITHIN };
+            let base = if self.chooses_by_view() || crowded { self.interval } else { RELEASE_WITHIN };
             self.next_call = now + jittered(base.max(quiet / 8).min(LOOK_EVERY.max(base)));
         }
     }
@@ -331,7 +338,9 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         let request = Request {
             picks: riders.len() as u32,
             excluded: &excluded,
-            snapshot: beat || now >= self.next_view || (!for_waiters && self.chooses_by_view()),
+            snapshot: beat
+                || now >= self.next_view
+                || (!for_waiters && (self.chooses_by_view() || self.share.crowded())),
             own_row: beat,
             renew: beat,
             made_locally,
@@ -357,6 +366,7 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
     /// Between two calls while there is something to tell or to ask.
     fn pause(&self) -> Duration {
         match (self.chooses_by_view(), self.settings.by_load) {
+            _ if self.share.crowded() => self.interval,
             (true, _) => self.interval,
             (false, true) => RELEASE_WITHIN,
             (false, false) => self.interval.max(LOOK_EVERY),
@@ -440,6 +450,9 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         let lag = age(rtt / 2.0, 0.0, rtt, sync);
         let others = (0..self.share.servers().len()).map(|index| view.others(index));
         self.share.set_view(others, nodes, seen, Duration::from_secs_f64(lag.max(0.0)), rate);
+        if let Some(queue) = self.share.queue() {
+            queue.call();
+        }
         self.metrics.view(&self.settings.pool, nodes);
         self.meter.look(self.share.servers(), now);
         for (index, completions) in self.meter.completions(now).enumerate() {
@@ -461,7 +474,8 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
                 own_rate,
                 exchange_rate: 1.0 / self.interval.as_secs_f64(),
             };
-            let exact = prefer_exact(&signs, self.exact);
+            // Only Redis can keep a limit for all nodes.
+            let exact = self.share.queue().is_some() || prefer_exact(&signs, self.exact);
             let settled = self.mode_since.is_none_or(|since| now.saturating_duration_since(since) >= DWELL);
             if exact != self.exact && settled {
                 self.exact = exact;

@@ -16,7 +16,7 @@ pub mod mode;
 pub mod share;
 
 pub use exchange::{Command, Exchange, Settings};
-pub use share::{Mode, Share};
+pub use share::{Mode, Reply, Share};
 
 use std::time::Duration;
 

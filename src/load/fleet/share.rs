@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::balance::tide;
-use crate::load::{Lease, Ledger};
+use crate::load::{Lease, Ledger, Queue};
 
 /// A view older than this says nothing any more.
 const STALE: Duration = Duration::from_secs(1);
@@ -45,8 +45,19 @@ pub struct Waiter<T: AsRef<Ledger>> {
     pub excluded: SmallVec<[usize; 8]>,
     /// Since when it waits.
     pub since: Instant,
-    /// Where its lease goes. Dropped: it chooses locally.
-    pub grant: oneshot::Sender<Lease<T>>,
+    /// Where its lease goes; None: Redis has nobody with room. Dropped: it chooses locally.
+    pub grant: oneshot::Sender<Option<Lease<T>>>,
+}
+
+/// What a request that waited for Redis gets.
+#[derive(Debug)]
+pub enum Reply<T: AsRef<Ledger>> {
+    /// The server that Redis picked.
+    Granted(Lease<T>),
+    /// None of those that it might pick has room, or there is none.
+    Full,
+    /// Redis did not answer in time.
+    ChooseYourself,
 }
 
 /// The fleet's load on one pool.
@@ -145,13 +156,34 @@ impl<T: AsRef<Ledger>> Share<T> {
         Some(tide::unseen(rate, age.as_secs_f32()))
     }
 
-    /// Waits until Redis has chosen. None: choose locally.
+    /// Waits until Redis has chosen.
     ///
     /// Bounded by the exchange, which gives up on waiters after `redis.timeout`; should it be gone, at once.
-    pub async fn acquire(&self, excluded: SmallVec<[usize; 8]>) -> Option<Lease<T>> {
+    pub async fn acquire(&self, excluded: SmallVec<[usize; 8]>) -> Reply<T> {
         let (grant, granted) = oneshot::channel();
-        self.waiters.send(Waiter { excluded, since: Instant::now(), grant }).ok()?;
-        granted.await.ok()
+        if self.waiters.send(Waiter { excluded, since: Instant::now(), grant }).is_err() {
+            return Reply::ChooseYourself;
+        }
+        match granted.await {
+            Ok(Some(lease)) => Reply::Granted(lease),
+            Ok(None) => Reply::Full,
+            Err(_) => Reply::ChooseYourself,
+        }
+    }
+
+    /// Those who wait for room; None: no server is limited.
+    pub fn queue(&self) -> Option<&Queue> {
+        self.servers.first().and_then(|server| (**server).as_ref().queue()).map(|queue| &**queue)
+    }
+
+    /// Whether somebody waits for room.
+    pub fn crowded(&self) -> bool {
+        self.queue().is_some_and(|queue| queue.waiting() > 0)
+    }
+
+    /// Nodes that were alive when somebody last looked, this one included.
+    pub fn last_nodes(&self) -> u32 {
+        self.nodes.load(Ordering::Relaxed).max(1)
     }
 
     pub(super) fn set_mode(&self, mode: Mode) {
@@ -182,6 +214,12 @@ impl<T: AsRef<Ledger>> Share<T> {
         self.seen.store(self.since_birth(seen).max(1), Ordering::Relaxed);
     }
 
+    /// As if so many nodes had been seen last.
+    #[cfg(test)]
+    pub(crate) fn set_nodes(&self, nodes: u32) {
+        self.nodes.store(nodes, Ordering::Relaxed);
+    }
+
     fn since_birth(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.born).as_nanos()).unwrap_or(u64::MAX)
     }
@@ -208,12 +246,12 @@ mod tests {
         let (share, mut queue) = share();
         let waits = tokio::spawn({
             let share = share.clone();
-            async move { share.acquire(SmallVec::new()).await.is_none() }
+            async move { matches!(share.acquire(SmallVec::new()).await, Reply::ChooseYourself) }
         });
         let waiter = queue.recv().await.unwrap();
         drop((waiter, queue));
         assert!(waits.await.unwrap(), "it waited when the exchange ended");
-        assert!(share.acquire(SmallVec::new()).await.is_none(), "it came later");
+        assert!(matches!(share.acquire(SmallVec::new()).await, Reply::ChooseYourself), "it came later");
     }
 
     #[tokio::test]
@@ -222,7 +260,7 @@ mod tests {
         let mut waits = Box::pin(share.acquire(SmallVec::new()));
         assert!(futures_util::FutureExt::now_or_never(&mut waits).is_none());
         let waiter = queue.recv().await.unwrap();
-        waiter.grant.send(Lease::take(share.servers()[1].clone())).unwrap();
+        waiter.grant.send(Some(Lease::take(share.servers()[1].clone()))).unwrap();
         assert_eq!(share.fleet(1), 1);
         drop(waits);
         assert_eq!(share.fleet(1), 0);

@@ -111,6 +111,15 @@ impl Client {
         Ok(Self { inner: Arc::new(Inner { shared, supervisor: Mutex::new(Some(supervisor)) }) })
     }
 
+    /// Makes one connection, to see whether it can be had, and returns the version of the server.
+    ///
+    /// # Errors
+    /// Why it cannot, in words.
+    pub async fn probe(config: &config::Redis) -> Result<String, String> {
+        let settings = Settings::new(config).map_err(|error| error.to_string())?;
+        connection::open(&settings).await.map(|(_, held)| held.version.clone()).map_err(|away| away.reason)
+    }
+
     /// Runs a script: `EVALSHA`, and `EVAL` where Redis does not know it.
     ///
     /// Never sent twice when it may have run. Fails at once while there is no connection, else within `command_timeout`. Calls

@@ -36,12 +36,16 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
             while let Some(granted) = lease.take() {
                 let fits = |waiter: &Waiter<T>| !waiter.excluded.contains(&pick);
                 let Some(taker) = takers.next().or_else(|| pop_if(&mut self.waiting, fits)) else { break };
-                lease = taker.grant.send(granted).err();
+                lease = taker.grant.send(Some(granted)).err().flatten();
             }
         }
-        // Redis has nobody for those who are left. Unless they want nobody, the sorted set it picks from is not whole.
-        if takers.any(|taker| taker.excluded.len() < self.share.servers().len()) {
-            self.audits.quickly = true;
+        // Redis has nobody for those who are left. Either all are full, or the sorted set it picks from is not whole.
+        let limited = self.share.queue().is_some();
+        for taker in takers {
+            self.audits.quickly |= !limited && taker.excluded.len() < self.share.servers().len();
+            if limited {
+                taker.grant.send(None).ok();
+            }
         }
     }
 
