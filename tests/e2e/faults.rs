@@ -259,7 +259,7 @@ async fn the_access_log_lists_every_attempt_and_each_failure_has_its_name() {
     ];
     let routes = "routes: [{ name: all, match: {}, pool: app, timeouts: { response: 600ms, per_try: 100ms } }]\n";
     for (fault, status, name) in faults {
-        let site = Site::with(3, "ejection: { consecutive: 1000 }", routes).await;
+        let site = Site::with(3, "ejection: none", routes).await;
         site.origins.iter().for_each(|origin| origin.fault(fault));
         let response = site.fairlead.get("/").await;
         assert_eq!(response.refusal(), (status, name), "{fault:?}");
@@ -362,7 +362,7 @@ async fn a_hot_key_ejects_nothing() {
 async fn when_all_servers_fail_the_budget_bounds_the_attempts() {
     let retry = Site::retry("on: [connect, reset, timeout, 500], budget: { share: 20%, min: 1 }");
     // Nothing but the budget holds back.
-    let site = Site::with(3, "ejection: { consecutive: 1000000, error_rate: 100% }", &retry).await;
+    let site = Site::with(3, "ejection: none", &retry).await;
     site.origins.iter().for_each(|origin| {
         origin.delay(10);
         origin.fault(Fault::Errors(100));

@@ -60,7 +60,12 @@ impl Client {
 
     /// Sends bytes as they are.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.wire.write(bytes).await.unwrap();
+        self.try_send(bytes).await.unwrap();
+    }
+
+    /// Sends bytes as they are to somebody who may not want them.
+    pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.wire.write(bytes).await
     }
 
     /// Sends a `GET` with these extra header lines (each with its line end).
