@@ -29,7 +29,7 @@ bench: need-bench
 bench-fleet: need-bench
 	@exec cargo bench $(LOCKED) --profile quick --bench fleet -- $(ARGS)
 
-bench-faults: need-bench
+bench-faults: need-bench need-test
 	@exec cargo bench $(LOCKED) --profile quick --bench faults -- $(ARGS)
 
 # Clippy and rustdoc only need the dependencies' metadata and share it; the tests then build them once.

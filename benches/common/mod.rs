@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`http`], [`load`] | send requests and time them |
 //! | [`process`], [`port`] | start, watch and end programs |
+//! | [`redis`] | starts a Redis |
 //! | [`peers`] | configurations of other proxies |
 
 // Each bench uses a part of it.
@@ -14,6 +15,7 @@ pub mod load;
 pub mod peers;
 pub mod port;
 pub mod process;
+pub mod redis;
 
 use std::error::Error;
 

@@ -86,6 +86,13 @@ impl Process {
         self.child.wait().ok();
     }
 
+    /// Memory that it holds, in bytes.
+    pub fn memory(&self) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or_default() * 1024
+    }
+
     /// Processor time that it has used, user and system.
     pub fn cpu(&self) -> Duration {
         let folder = PathBuf::from(format!("/proc/{}", self.id()));

@@ -18,14 +18,16 @@
 //! | [`watch`] | asks Fairlead what it thinks |
 //! | [`run`] | one proxy under one trace |
 //! | [`table`] | one of four servers goes wrong |
-//! | [`scenarios`] | what else may happen, and what must not |
+//! | [`scenarios`], [`loris`], [`rate`] | what else may happen, and what must not |
 
 #[path = "../common/mod.rs"]
 mod common;
 
+mod loris;
 mod options;
 mod origins;
 mod proxies;
+mod rate;
 mod run;
 mod scenarios;
 mod table;

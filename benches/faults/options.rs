@@ -167,6 +167,10 @@ pub enum Scenario {
     AllHang,
     /// All servers fail for 10 s.
     AllFail,
+    /// 2,000 clients that send a byte now and then, beside normal ones.
+    SlowLoris,
+    /// Three nodes and one rate limit; then the same while Redis stops half-way.
+    FleetRate,
     /// Servers of 20 and 40 ms.
     TwoSpeeds,
 }

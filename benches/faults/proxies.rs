@@ -89,6 +89,11 @@ impl Proxy {
         Ok(Proxy { process, address, admin, _ports: ports })
     }
 
+    /// Memory that it holds, in bytes.
+    pub fn memory(&self) -> u64 {
+        self.process.memory()
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         self.process.log()

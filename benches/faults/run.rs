@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::load::{Failure, Seen};
 use crate::common::{Outcome, load, quantile};
+use crate::loris::SlowClients;
 use crate::options::{Options, Who};
 use crate::origins::{Behaviour, Origin};
 use crate::proxies::{Proxy, Settings};
@@ -28,6 +29,8 @@ pub struct Plan {
     pub trace: Arc<Vec<Job>>,
     /// What servers do from some moment on.
     pub faults: Vec<(Duration, Range<usize>, Behaviour)>,
+    /// So many clients send a byte now and then, beside the others.
+    pub slow_clients: usize,
 }
 
 /// What came of it. Moments count from the start of the load.
@@ -40,6 +43,10 @@ pub struct Ran {
     pub arrivals: Vec<Vec<(Duration, usize)>>,
     /// What Fairlead said.
     pub told: Option<Told>,
+    /// How long each slow client's connection lived; none: it outlived the load.
+    pub slow_clients: Vec<Option<Duration>>,
+    /// The most memory that the proxy held, in bytes.
+    pub most_memory: u64,
 }
 
 /// Does it.
@@ -60,13 +67,20 @@ pub async fn run(plan: Plan, options: &Options) -> Outcome<Ran> {
     let watch = proxy.admin.map(|admin| Watch::start(admin, start));
     let (trace, nodes) = (plan.trace.clone(), [proxy.address]);
     let load = tokio::spawn(async move { load::run(trace, &nodes, start).await });
+    let slow_clients = SlowClients::start(plan.slow_clients, proxy.address);
     for (at, which, behaviour) in plan.faults {
         tokio::time::sleep_until((start + at).into()).await;
         for origin in origins.get(which).into_iter().flatten() {
             origin.behave(behaviour);
         }
     }
+    let mut most_memory = 0;
+    while !load.is_finished() {
+        most_memory = most_memory.max(proxy.memory());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let seen = load.await?;
+    let slow_clients = slow_clients.lived();
     let told = match watch {
         Some(watch) => Some(watch.end().await?),
         None => None,
@@ -77,7 +91,7 @@ pub async fn run(plan: Plan, options: &Options) -> Outcome<Ran> {
     let arrivals = origins.iter().map(|origin| {
         origin.arrivals().into_iter().map(|a| (a.at.saturating_duration_since(start), a.number)).collect()
     });
-    Ok(Ran { trace: plan.trace, seen, arrivals: arrivals.collect(), told })
+    Ok(Ran { trace: plan.trace, seen, arrivals: arrivals.collect(), told, slow_clients, most_memory })
 }
 
 /// From the start on.

@@ -12,6 +12,7 @@ use crate::common::{Outcome, quantile};
 use crate::options::{Options, Scenario, Who};
 use crate::origins::Behaviour;
 use crate::proxies::{RETRIES_500, Settings};
+use crate::rate;
 use crate::run::{ALWAYS, Plan, Ran, run as run_plan, sorted};
 use crate::trace::{Job, draw};
 
@@ -36,6 +37,8 @@ pub async fn run(scenario: Scenario, options: &Options) -> Outcome<bool> {
         Scenario::HotKey => hot_key(options).await?,
         Scenario::AllHang => all_hang(options).await?,
         Scenario::AllFail => all_fail(options).await?,
+        Scenario::SlowLoris => slow_loris(options).await?,
+        Scenario::FleetRate => rate::run(options).await?,
         Scenario::TwoSpeeds => two_speeds(options).await?,
     };
     promises.iter().for_each(|promise| println!("{}", promise.line()));
@@ -50,6 +53,7 @@ fn plan(options: &Options, workers: usize, length: Duration, change: impl Fn(&mu
         servers: vec![(MEAN, options.workers.unwrap_or(workers)); 4],
         trace: Arc::new(draw(options.seed, options.rate(), length, change)),
         faults: Vec::new(),
+        slow_clients: 0,
     }
 }
 
@@ -133,6 +137,31 @@ async fn hot_key(options: &Options) -> Outcome<Vec<Promise>> {
     plan.settings.pool = "balance: hash, hash: { on: { header: x-key } }, ".into();
     let (ran, mut promises) = tell(plan, options).await?;
     promises.extend([none_fails(&ran, &ALWAYS), none_ejected(&ran)]);
+    Ok(promises)
+}
+
+async fn slow_loris(options: &Options) -> Outcome<Vec<Promise>> {
+    const SLOW_ONES: usize = 2000;
+    let length = Duration::from_secs(20);
+    let (calm, mut promises) = tell(plan(options, FEW_WORKERS, length, |_, _| {}), options).await?;
+    let mut plan = plan(options, FEW_WORKERS, length, |_, _| {});
+    plan.slow_clients = SLOW_ONES;
+    let (ran, counted) = tell(plan, options).await?;
+    promises.extend(counted);
+    promises.push(none_fails(&ran, &ALWAYS));
+    let p99 = |ran: &Ran| quantile(&ran.latencies(&(WARM_UP..Duration::MAX)), 0.99);
+    let (without, with) = (p99(&calm), p99(&ran));
+    let what =
+        format!("the others' p99 at most doubles ({without:.0} ms without, {with:.0} with {SLOW_ONES} slow clients)");
+    promises.push(Promise { what, holds: with <= 2.0 * without });
+    let more = ran.most_memory.saturating_sub(calm.most_memory) >> 10;
+    let what = format!("memory is bounded: {} KiB for each ({more} in all)", more / SLOW_ONES as u64);
+    promises.push(Promise { what, holds: more / SLOW_ONES as u64 <= 64 });
+    let gone = ran.slow_clients.iter().flatten().count();
+    let last = ran.slow_clients.iter().flatten().max().map_or(0.0, Duration::as_secs_f64);
+    // `timeouts.header` is 10 s.
+    let what = format!("the slow ones are gone in time ({gone} of {SLOW_ONES}, the last after {last:.1} s)");
+    promises.push(Promise { what, holds: gone == SLOW_ONES && last <= 12.0 });
     Ok(promises)
 }
 

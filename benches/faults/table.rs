@@ -56,6 +56,7 @@ pub async fn run(options: &Options) -> Outcome<bool> {
                 servers: vec![(MEAN, workers); SERVERS],
                 trace: trace.clone(),
                 faults: vec![(WARM_UP + FINE, 0..1, kind.behaviour())],
+                slow_clients: 0,
             };
             let ran = run_plan(plan, options).await?;
             let figures = figures(&ran, WARM_UP..WARM_UP + seconds);

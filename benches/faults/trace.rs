@@ -23,7 +23,7 @@ impl load::Job for Job {
     }
 
     fn node(&self) -> usize {
-        0
+        self.number
     }
 
     fn path(&self) -> String {
