@@ -122,7 +122,7 @@ fn note(states: &mut Vec<(Duration, String)>, at: Duration, state: String) {
 /// The sum of a metric's series.
 fn sum(page: &str, name: &str) -> f64 {
     let series = page.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
-    series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).fold(0.0, |sum, value| sum + value)
 }
 
 async fn pool(admin: SocketAddr) -> Outcome<Value> {
