@@ -14,7 +14,7 @@
 //! | [`routing`] | listener + host + path → route |
 //! | [`upstream`] | which servers may be chosen now; **where one is chosen:** [`upstream::Pool::choose`] |
 //! | [`balance`] | **the choice** itself: pure functions over plain data |
-//! | [`load`] | who is busy: the ledger of leases, the fleet's view, the exchange with Redis and its protocol |
+//! | [`load`] | who is busy: connections of clients, the ledger of leases, the fleet's view, the exchange with Redis and its protocol |
 //! | [`observe`] | metrics, logs, percentiles |
 //! | [`config`] | reads a file, checks all of it, reports all problems at once |
 //!
@@ -22,7 +22,8 @@
 //!
 //! # The life of a request
 //!
-//! A connection comes in by [`proxy::app::EdgeApp`], which counts it. Pingora reads the header and calls the phases of
+//! A connection comes in by [`proxy::app::EdgeApp`], which counts it, turns it away where there are too many, and ends it
+//! when a header takes too long. Pingora reads the header and calls the phases of
 //! [`proxy::Proxy`]: a route and its pool are found, [`upstream::Pool::choose`] picks a server, a [`load::Lease`]
 //! counts the request on it, Pingora takes a pooled connection or makes one, bodies stream both ways, and when all is
 //! done or anything fails the lease goes back.

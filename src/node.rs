@@ -1,11 +1,12 @@
 //! What all parts of one running node share.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use crate::load::connections::Gate;
 use crate::load::fleet::Fleet;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
@@ -25,6 +26,10 @@ pub struct Node {
     pub deadlines: Deadlines,
     /// Where it is between start and end.
     pub lifecycle: Lifecycle,
+    /// Clients' connections that it has file descriptors for, over all listeners.
+    pub max_connections: usize,
+    /// Requests in flight, where `max_in_flight` limits them.
+    pub in_flight: Option<Arc<Gate>>,
     /// Its part in the fleet; none without Redis.
     pub fleet: OnceLock<Fleet>,
 }
@@ -89,8 +94,8 @@ impl Lifecycle {
 
     /// Counts a client's connection for as long as the guard lives.
     pub fn connection(&self) -> Connection<'_> {
-        self.connections.fetch_add(1, Ordering::AcqRel);
-        Connection(self)
+        let number = self.connections.fetch_add(1, Ordering::AcqRel) + 1;
+        Connection { lifecycle: self, number }
     }
 
     /// Clients' connections now.
@@ -127,12 +132,16 @@ impl Lifecycle {
 
 /// One client's connection.
 #[derive(Debug)]
-pub struct Connection<'a>(&'a Lifecycle);
+pub struct Connection<'a> {
+    lifecycle: &'a Lifecycle,
+    /// How many there were with it when it came.
+    pub number: usize,
+}
 
 impl Drop for Connection<'_> {
     fn drop(&mut self) {
-        if self.0.connections.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.idle.send_replace(());
+        if self.lifecycle.connections.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.lifecycle.idle.send_replace(());
         }
     }
 }

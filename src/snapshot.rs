@@ -7,7 +7,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use prometheus::{Histogram, IntCounter};
 
-use crate::config::{self, ClientTimeouts, Config, Match, RouteTimeouts};
+use crate::config::{self, ClientLimits, ClientTimeouts, Config, Match, RouteTimeouts, Rules};
+use crate::load::connections::Gate;
 use crate::observe::metrics::{Class, Metrics};
 use crate::routing::RouteTable;
 use crate::upstream::Pool;
@@ -31,7 +32,11 @@ pub struct Listener {
     /// As configured.
     pub name: String,
     /// As configured.
+    pub limits: ClientLimits,
+    /// As configured.
     pub timeouts: ClientTimeouts,
+    /// Counts its connections. Outlives the snapshot that made it.
+    pub gate: Arc<Gate>,
 }
 
 /// A route with its pools.
@@ -41,6 +46,10 @@ pub struct Route {
     pub name: String,
     /// As configured.
     pub timeouts: RouteTimeouts,
+    /// As configured.
+    pub rules: Rules,
+    /// As configured.
+    pub path_prefix: String,
     /// Pool and the sum of the shares up to and including it.
     targets: Vec<(Arc<Target>, u32)>,
 }
@@ -79,9 +88,20 @@ impl Snapshot {
         );
         let listeners = config.listeners.iter().zip(bound);
         let listeners = listeners
-            .map(|(listener, &bound)| Listener { bound, name: listener.name.clone(), timeouts: listener.timeouts })
+            .map(|(listener, &bound)| Listener {
+                bound,
+                name: listener.name.clone(),
+                limits: listener.limits,
+                timeouts: listener.timeouts,
+                gate: Arc::new(Gate::new(listener.limits.connections, listener.limits.per_client)),
+            })
             .collect();
         Snapshot { routes: table, pools, listeners, trusted: config.trusted_proxies.clone() }
+    }
+
+    /// All listeners, in the file's order.
+    pub fn listeners(&self) -> &[Listener] {
+        &self.listeners
     }
 
     /// The listener that a connection to `local` came in by: its own address before a wildcard on its port.
@@ -123,6 +143,7 @@ fn whole_traffic(config: &Config) -> config::Route {
         name: only.clone(),
         matches: Match { path_prefix: "/".into(), ..Match::default() },
         split: vec![config::Share { pool: only, weight: 1 }],
+        rules: Rules::default(),
         timeouts: RouteTimeouts::default(),
     }
 }
@@ -142,5 +163,11 @@ fn make_route(route: &config::Route, pools: &[Arc<Pool>], metrics: &Metrics) -> 
         };
         targets.push((Arc::new(target), upto));
     }
-    Route { name: route.name.clone(), timeouts: route.timeouts, targets }
+    Route {
+        name: route.name.clone(),
+        timeouts: route.timeouts,
+        rules: route.rules.clone(),
+        path_prefix: route.matches.path_prefix.clone(),
+        targets,
+    }
 }

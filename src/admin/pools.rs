@@ -130,7 +130,12 @@ pub async fn one(State(node): State<Arc<Node>>, Path(name): Path<String>) -> Res
 
 /// Sets what is only known when somebody asks.
 pub fn set_gauges(node: &Node) {
-    for pool in &node.snapshot.load().pools {
+    let snapshot = node.snapshot.load();
+    for listener in snapshot.listeners() {
+        let open = i64::try_from(listener.gate.open()).unwrap_or(i64::MAX);
+        node.metrics.connections.with_label_values(&[listener.name.as_str()]).set(open);
+    }
+    for pool in &snapshot.pools {
         let age = pool.share.seen_ago().map_or(-1.0, |age| age.as_secs_f64());
         let name = [pool.config.name.as_str()];
         node.metrics.circuit.with_label_values(&name).set(pool.circuit_state() as i64);

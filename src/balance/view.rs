@@ -16,8 +16,11 @@ const RATE_TAU: f64 = 1.0;
 /// The shortest and the longest time between two exchanges.
 const SHORTEST: f64 = 0.001;
 const LONGEST: f64 = 0.1;
+/// The shortest for a node that knows of no other: it only tells whoever may come, and notices him.
+const ALONE: f64 = 0.01;
 
-/// How long a node waits between two exchanges of a pool, so that the fleet makes at most `max_calls` a second; 1 ms to 100 ms.
+/// How long a node waits between two exchanges of a pool, so that the fleet makes at most `max_calls` a second; 1 ms to 100 ms,
+/// and 10 ms at least for a node that is alone.
 ///
 /// The caller spreads it by ±10 %, so that nodes do not fall into step.
 #[must_use]
@@ -25,7 +28,8 @@ pub fn interval(live_nodes: u32, active_pools: u32, max_calls: f64) -> Duration 
     let wanted = f64::from(live_nodes.max(1)) * f64::from(active_pools.max(1)) / max_calls;
     // Without a usable limit: seldom.
     let wanted = if wanted >= 0.0 { wanted } else { LONGEST };
-    Duration::from_secs_f64(wanted.clamp(SHORTEST, LONGEST))
+    let shortest = if live_nodes > 1 { SHORTEST } else { ALONE };
+    Duration::from_secs_f64(wanted.clamp(shortest, LONGEST))
 }
 
 /// How old, on average, what a view tells of the other nodes is at `now`.
@@ -124,7 +128,11 @@ mod tests {
         assert_eq!(interval(50, 1, 10_000.0), ms(5.0));
         assert_eq!(interval(50, 4, 10_000.0), ms(20.0));
         assert_eq!(interval(3, 1, 10_000.0), ms(1.0));
-        assert_eq!(interval(0, 0, 10_000.0), ms(1.0));
+        assert_eq!(interval(2, 1, 10_000.0), ms(1.0));
+        for alone in [0, 1] {
+            assert_eq!(interval(alone, 1, 10_000.0), ms(10.0), "nobody is waiting for it");
+            assert_eq!(interval(alone, 4, 100.0), ms(40.0));
+        }
         assert_eq!(interval(5_000, 10, 10_000.0), ms(100.0));
         for absurd in [0.0, -1.0, f64::NAN] {
             assert_eq!(interval(0, 1, absurd), ms(100.0));

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::fields::Fields;
-use super::units::{name, socket, span};
+use super::kind::{OrNone, count};
+use super::units::{byte_rate, name, socket, span};
 
 /// One address that clients connect to.
 #[derive(Clone, Debug)]
@@ -13,16 +14,31 @@ pub struct Listener {
     pub name: String,
     /// Port 0 lets the system choose (the log tells which).
     pub address: SocketAddr,
+    /// How much clients may take.
+    pub limits: ClientLimits,
     /// How long a client may take.
     pub timeouts: ClientTimeouts,
+}
+
+/// How much clients may take.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientLimits {
+    /// Connections at once.
+    pub connections: usize,
+    /// Connections at once of one client; None: as many as of all.
+    pub per_client: Option<usize>,
+    /// Bytes a second that a client must send of a body and take of a response. None: any.
+    pub min_rate: Option<u64>,
 }
 
 /// How long a client may take.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientTimeouts {
+    /// A whole request header.
+    pub header: Duration,
     /// Between two reads of a request body.
     pub body: Duration,
-    /// Between two writes of a response.
+    /// Without taking anything of a response.
     pub write: Duration,
     /// An idle connection between two requests.
     pub keepalive: Duration,
@@ -32,16 +48,39 @@ pub(super) fn listener(f: &mut Fields<'_>) -> Option<Listener> {
     let name = f.optional("name", "For routes and logs. Default: the address.", name());
     let address =
         f.required("address", "IP:PORT to listen on; `[::]` is IPv6 only; port 0 lets the system choose.", socket());
+    let limits = f.section("limits", "How much clients may take.", client_limits);
     let timeouts = f.section("timeouts", "How long a client may take.", client_timeouts);
-    f.later(&["protocols", "tls", "proxy_protocol", "limits"]);
+    f.later(&["protocols", "tls", "proxy_protocol"]);
     let address = address?;
-    Some(Listener { name: name.unwrap_or_else(|| address.to_string()), address, timeouts: timeouts? })
+    let name = name.unwrap_or_else(|| address.to_string());
+    Some(Listener { name, address, limits: limits?, timeouts: timeouts? })
 }
 
+fn client_limits(f: &mut Fields<'_>) -> Option<ClientLimits> {
+    let connections = f.default("connections", "At once; a client beyond them gets 503.", count(1, MANY), 50_000);
+    let per_client = f.default(
+        "per_client",
+        "Connections at once of one client's address (IPv6: of its /64); `none`: no limit.",
+        OrNone(count(1, MANY)),
+        "none",
+    );
+    let min_rate = f.default(
+        "min_rate",
+        "Bytes a second that a client must send of a body and take of a response; `none`: any rate will do.",
+        OrNone(byte_rate()),
+        "240B/s",
+    );
+    f.later(&["header_bytes", "headers", "body"]);
+    Some(ClientLimits { connections: connections?, per_client: per_client?, min_rate: min_rate? })
+}
+
+/// More connections than this is a mistake.
+const MANY: u32 = 10_000_000;
+
 fn client_timeouts(f: &mut Fields<'_>) -> Option<ClientTimeouts> {
+    let header = f.default("header", "A whole request header, from when it is waited for.", span(), "10s");
     let body = f.default("body", "Between two reads of a request body.", span(), "30s");
-    let write = f.default("write", "Between two writes of a response.", span(), "60s");
+    let write = f.default("write", "Without taking anything of a response.", span(), "60s");
     let keepalive = f.default("keepalive", "An idle connection between two requests.", span(), "60s");
-    f.later(&["header"]);
-    Some(ClientTimeouts { body: body?, write: write?, keepalive: keepalive? })
+    Some(ClientTimeouts { header: header?, body: body?, write: write?, keepalive: keepalive? })
 }

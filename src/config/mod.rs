@@ -3,8 +3,9 @@
 //! The types here are plain data and valid once loaded: whoever holds a [`Config`] need not check again.
 //!
 //! The way of a file: text → tree of values (`yaml`) → variables filled in (`variables`) → sections read by their
-//! definitions (`fields`, `kind`; one file per section beside its structs) → checks across sections (`check`). A problem
-//! carries the path to its value; the line is looked up when the problem is shown (`locate`).
+//! definitions (`fields`, `kind`; one file per section beside its structs) → checks across sections (`check`) → a look at
+//! the files that it names (`files`). A problem carries the path to its value; the line is looked up when the problem is
+//! shown (`locate`).
 //!
 //! To add a key: one definition where its section is read, and one line in `conf/reference.yaml`.
 
@@ -14,6 +15,7 @@ use ipnet::IpNet;
 
 mod check;
 mod fields;
+mod files;
 mod health;
 mod kind;
 mod listener;
@@ -26,14 +28,16 @@ mod redis;
 mod redis_url;
 mod root;
 mod route;
+mod rules;
 mod suggest;
 mod tree;
 mod units;
 mod variables;
 mod yaml;
 
+pub use files::certificates;
 pub use health::{Check, Health};
-pub use listener::{ClientTimeouts, Listener};
+pub use listener::{ClientLimits, ClientTimeouts, Listener};
 pub use pool::{Address, HashKey, Pool, Queue, Server, Upstream};
 pub use problem::{Problem, Problems};
 pub use process::{AccessFormat, AccessLog, Admin, Log, LogFormat, Shutdown};
@@ -41,6 +45,7 @@ pub use redis::{Mode, Redis, RedisTls};
 pub use redis_url::RedisServers;
 pub use root::schema;
 pub use route::{HostPattern, Match, Route, RouteTimeouts, Share};
+pub use rules::{HeaderRules, Redirect, Rules};
 
 use problem::{Findings, Step};
 use tree::Node;
@@ -66,23 +71,29 @@ pub struct Config {
     pub access_log: Option<AccessLog>,
     /// How the process ends.
     pub shutdown: Shutdown,
+    /// Requests at once on this node. None: no limit.
+    pub max_in_flight: Option<usize>,
     /// Worker threads of the proxy; 0 = one per core.
     pub threads: usize,
 }
 
-/// Reads the file at `path`, with variables from the environment.
+/// Reads the file at `path`, with variables from the environment, and looks at the files that it names.
 ///
 /// # Errors
 /// All that is wrong with the file, or the one reason why it cannot be read.
 pub fn load(path: &Path) -> Result<Config, Problems> {
     let file = path.display().to_string();
     let bytes = std::fs::read(path)
-        .map_err(|error| Problems::one(&file, None, format!("cannot be read: {}", reason(&error))))?;
+        .map_err(|error| Problems::one(&file, None, format!("cannot be read: {}{}", reason(&error), other(&error))))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let line = 1 + count_lines(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
         Problems::one(&file, Some(line), "is not UTF-8 text: save the file as UTF-8".to_owned())
     })?;
-    parse(&text, &file, &|name| std::env::var(name).ok())
+    read(&text, &file, &|name| std::env::var(name).ok(), files::check)
+}
+
+fn other(error: &std::io::Error) -> &'static str {
+    if error.kind() == std::io::ErrorKind::NotFound { " (name another with `-c FILE`)" } else { "" }
 }
 
 fn reason(error: &std::io::Error) -> String {
@@ -98,25 +109,41 @@ fn count_lines(bytes: &[u8]) -> usize {
     bytes.iter().filter(|byte| **byte == b'\n').count()
 }
 
-/// Reads a configuration from `text`. `file` is what problems call it, `env` finds the value of a variable.
+/// Reads a configuration from `text`. `file` is what problems call it, `env` finds the value of a variable. Files that it
+/// names are not looked at.
 ///
 /// # Errors
 /// All that is wrong with it.
 pub fn parse(text: &str, file: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, Problems> {
+    read(text, file, env, |_, _| {})
+}
+
+fn read(
+    text: &str,
+    file: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+    more: impl FnOnce(&Config, &mut Findings),
+) -> Result<Config, Problems> {
     let mut root = yaml::tree(text, file)?;
     let mut found = Findings::default();
     tree::expand(&mut root, env, &mut found);
-    build(&root, found, file, |path| locate::line_of(text, path))
+    build(&root, found, file, more, |path| locate::line_of(text, path))
 }
 
-/// From a tree to a configuration.
+/// From a tree to a configuration. `more` checks what is not in the text; the configuration that it is given may have gaps
+/// where problems were found.
 fn build(
     root: &Node,
     mut found: Findings,
     file: &str,
+    more: impl FnOnce(&Config, &mut Findings),
     line_of: impl Fn(&[Step]) -> Option<usize>,
 ) -> Result<Config, Problems> {
-    match root::read(root, &mut found) {
+    let read = root::read(root, &mut found);
+    if let Some(config) = &read {
+        more(config, &mut found);
+    }
+    match read {
         Some(config) if found.is_empty() => Ok(config),
         read => {
             if read.is_none() && found.is_empty() {

@@ -34,7 +34,7 @@ impl Config {
             "pools": { "app": { "servers": servers, "health": { "path": health_path } } },
             "admin": admin.map(|address| json!({ "address": address.to_string() })),
         });
-        build(&Node::from(&root), Findings::default(), "command line", |_| None)
+        build(&Node::from(&root), Findings::default(), "command line", |_, _| {}, |_| None)
     }
 }
 

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::fields::Fields;
-use super::kind::{Kind, List, Named, Section, count, whole};
+use super::kind::{Kind, List, Named, OrNone, Section, count, whole};
 use super::listener::{Listener, listener};
 use super::pool::{PoolDraft, pool};
 use super::problem::Findings;
@@ -26,6 +26,7 @@ pub(super) struct Draft {
     log: Log,
     access_log: Option<AccessLog>,
     shutdown: Shutdown,
+    max_in_flight: Option<usize>,
     threads: usize,
 }
 
@@ -49,6 +50,7 @@ pub(super) fn read(root: &Node, found: &mut Findings) -> Option<Config> {
         log: draft.log,
         access_log: draft.access_log,
         shutdown: draft.shutdown,
+        max_in_flight: draft.max_in_flight,
         threads: draft.threads,
     })
 }
@@ -87,6 +89,12 @@ fn draft(f: &mut Fields<'_>) -> Option<Draft> {
     let access_log =
         f.optional("access_log", "The log of requests. Left out: they are not logged.", Section(access_log));
     let shutdown = f.section("shutdown", "How the process ends.", shutdown);
+    let max_in_flight = f.default(
+        "max_in_flight",
+        "Requests at once on this node; beyond them clients get 503. `none`: no limit.",
+        OrNone(count(1, 10_000_000)),
+        "none",
+    );
     let threads = f.default("threads", "Worker threads of the proxy; 0: one per core.", count(0, 1024), 0);
     f.later(&["runtime_dir"]);
     Some(Draft {
@@ -100,6 +108,7 @@ fn draft(f: &mut Fields<'_>) -> Option<Draft> {
         log: log?,
         access_log,
         shutdown: shutdown?,
+        max_in_flight: max_in_flight?,
         threads: threads?,
     })
 }

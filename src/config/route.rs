@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::fields::Fields;
 use super::kind::{List, Named, OneOrMany, OrNone, Parsed, Section, whole};
+use super::rules::{Rules, rules};
 use super::units::{host_name, name, span, url_path};
 
 /// Which requests go where.
@@ -16,8 +17,10 @@ pub struct Route {
     pub name: String,
     /// What a request must look like.
     pub matches: Match,
-    /// The pools that serve it, with their shares; never empty, names known to exist.
+    /// The pools that serve it, with their shares, names known to exist; empty only where it redirects.
     pub split: Vec<Share>,
+    /// What it changes, and whom it serves.
+    pub rules: Rules,
     /// How long a request may take.
     pub timeouts: RouteTimeouts,
 }
@@ -84,12 +87,18 @@ pub(super) fn route(f: &mut Fields<'_>) -> Option<RouteDraft> {
     );
     let timeouts =
         f.section("timeouts", "How long a request may take on the server's side; `none`: no limit.", route_timeouts);
+    let rules = rules(f);
     f.later(&["retry", "rate_limit"]);
 
     let name = name.unwrap_or_else(|| format!("route-{}", f.own_name()));
     match (f.given("pool"), f.given("split")) {
-        (false, false) => {
-            f.problem(&["pool".into()], "is missing: name the pool that serves this route, or give a `split`")
+        (false, false) if f.given("redirect") => {}
+        (false, false) => f.problem(
+            &["pool".into()],
+            "is missing: name the pool that serves this route, or give a `split` or a `redirect`",
+        ),
+        _ if f.given("redirect") => {
+            f.problem(&["redirect".into()], "stands beside a pool, which then gets no requests: keep only one of them")
         }
         (true, true) => f.problem(&["split".into()], "stands beside `pool`: keep only one of them"),
         _ => {}
@@ -100,10 +109,11 @@ pub(super) fn route(f: &mut Fields<'_>) -> Option<RouteDraft> {
             let (places, shares) = placed(split);
             (shares, Some(places))
         }
+        (None, None) if f.given("redirect") => (Vec::new(), None),
         (None, None) => return None,
     };
     check_split(f, &split, places.as_deref());
-    Some(RouteDraft { route: Route { name, matches: matches?, split, timeouts: timeouts? }, places })
+    Some(RouteDraft { route: Route { name, matches: matches?, split, rules: rules?, timeouts: timeouts? }, places })
 }
 
 /// The items that could be read, each with its place.
@@ -262,7 +272,8 @@ pub(super) fn header_name(text: &str) -> Result<HeaderName, String> {
     HeaderName::from_bytes(text.as_bytes()).map_err(|_| "is no header name: use letters, digits and `-`".to_owned())
 }
 
-fn header_value() -> Parsed<HeaderValue> {
+/// The value of a header.
+pub(super) fn header_value() -> Parsed<HeaderValue> {
     Parsed {
         what: "the value of a header",
         pattern: "",

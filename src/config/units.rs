@@ -121,6 +121,39 @@ pub(super) fn rate() -> Parsed<u32> {
     }
 }
 
+/// Bytes a second, such as `240B/s` or `1KiB/s`; 0 is refused.
+pub(super) fn byte_rate() -> Parsed<u64> {
+    Parsed {
+        what: "bytes a second such as `240B/s` or `1KiB/s`",
+        pattern: "^[1-9][0-9]{0,8}(B|KiB|MiB|GiB)/s$",
+        parse: |text| match text.strip_suffix("/s").map(parse_size) {
+            Some(Ok(0)) => Err("is no rate: give at least `1B/s`, or `none`".to_owned()),
+            Some(size) => size.map_err(|problem| format!("{problem} and `/s`, like `240B/s` or `1KiB/s`")),
+            None => match parse_size(text) {
+                Ok(_) => Err(format!("is not per second: write `{text}/s`")),
+                Err(_) => Err("is not a rate of bytes: write it like `240B/s` or `1KiB/s`".to_owned()),
+            },
+        },
+    }
+}
+
+/// Bytes; the error may be followed by more.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit {
+        "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return Err("has no size: write a whole number with B, KiB, MiB or GiB".to_owned()),
+    };
+    match number.parse::<u64>() {
+        Ok(number) if digits <= 9 => Ok(number << shift),
+        _ => Err("has no size: write a whole number of at most nine digits with B, KiB, MiB or GiB".to_owned()),
+    }
+}
+
 /// IP:PORT to listen on.
 pub(super) fn socket() -> Parsed<SocketAddr> {
     Parsed {
@@ -277,6 +310,20 @@ mod tests {
         assert_eq!(parse("50").unwrap_err(), "has no unit: write `50/s`");
         for bad in ["", "/s", "0/s", "-1/s", "+1/s", "1.5/s", "1/m", "1000000000/s", "50 /s"] {
             assert!(parse(bad).unwrap_err().contains("is not a rate"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rates_of_bytes() {
+        let parse = byte_rate().parse;
+        assert_eq!(parse("240B/s"), Ok(240));
+        assert_eq!(parse("2KiB/s"), Ok(2048));
+        assert_eq!(parse("1GiB/s"), Ok(1 << 30));
+        assert_eq!(parse("240B").unwrap_err(), "is not per second: write `240B/s`");
+        assert!(parse("240/s").unwrap_err().contains("B, KiB, MiB or GiB and `/s`"));
+        assert!(parse("0B/s").unwrap_err().contains("at least `1B/s`"));
+        for bad in ["", "/s", "B/s", "-1B/s", "1.5KiB/s", "1kb/s", "1KB/s", "1234567890B/s", "1 B/s", "240"] {
+            assert!(parse(bad).is_err(), "{bad}");
         }
     }
 

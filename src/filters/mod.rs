@@ -3,4 +3,5 @@
 pub mod client;
 pub mod hop_by_hop;
 pub mod request_id;
+pub mod rules;
 pub mod target;

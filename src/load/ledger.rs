@@ -87,14 +87,7 @@ impl<T: AsRef<Ledger>> Drop for Lease<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Default)]
-    struct Server(Ledger);
-    impl AsRef<Ledger> for Server {
-        fn as_ref(&self) -> &Ledger {
-            &self.0
-        }
-    }
+    use crate::load::testing::Server;
 
     #[test]
     fn a_lease_counts_while_it_lives() {

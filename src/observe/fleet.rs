@@ -1,8 +1,6 @@
-//! What is counted and logged of the fleet's exchange with Redis.
+//! What is counted of the fleet's exchange with Redis.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
@@ -18,16 +16,6 @@ pub struct FleetMetrics {
     drift: IntCounterVec,
     reaped: IntCounterVec,
     waits: IntCounterVec,
-    standing: Arc<Mutex<Standing>>,
-}
-
-/// How Redis stands.
-#[derive(Debug, Default)]
-struct Standing {
-    link: bool,
-    /// Pools whose calls it refuses.
-    refused: BTreeSet<String>,
-    since: Option<Instant>,
 }
 
 impl FleetMetrics {
@@ -54,7 +42,6 @@ impl FleetMetrics {
                 "Requests that waited for redis.timeout and then chose locally",
                 &["pool"],
             )?,
-            standing: Arc::default(),
         })
     }
 
@@ -65,11 +52,9 @@ impl FleetMetrics {
         }
     }
 
-    /// Whether there is a connection. Its loss and its return are logged by whoever connects.
-    pub fn set_link(&self, up: bool) {
-        let mut standing = self.standing();
-        standing.link = up;
-        self.show(&standing);
+    /// Whether Redis is of use.
+    pub fn set_up(&self, up: bool) {
+        self.up.set(up.into());
     }
 
     /// A call is over.
@@ -98,37 +83,5 @@ impl FleetMetrics {
     /// Requests that waited in vain.
     pub fn waited_too_long(&self, pool: &str, requests: u64) {
         self.waits.with_label_values(&[pool]).inc_by(requests);
-    }
-
-    /// Redis answers, but not as it should (out of memory, no permission): for this pool it is lost. Logged once.
-    pub fn refused(&self, pool: &str, error: &str) {
-        let mut standing = self.standing();
-        let first = standing.refused.is_empty();
-        if !standing.refused.contains(pool) {
-            standing.refused.insert(pool.to_owned());
-        }
-        if first {
-            standing.since = Some(Instant::now());
-            log::warn!(pool = pool, error = error; "redis_lost");
-        }
-        self.show(&standing);
-    }
-
-    /// What Redis refused it does again.
-    pub fn answers_again(&self, pool: &str) {
-        let mut standing = self.standing();
-        if standing.refused.remove(pool) && standing.refused.is_empty() {
-            let away = standing.since.take().map_or(Duration::ZERO, |since| since.elapsed());
-            log::info!(pool = pool, away_ms = u64::try_from(away.as_millis()).unwrap_or(u64::MAX); "redis_back");
-        }
-        self.show(&standing);
-    }
-
-    fn standing(&self) -> MutexGuard<'_, Standing> {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn show(&self, standing: &Standing) {
-        self.up.set(i64::from(standing.link && standing.refused.is_empty()));
     }
 }

@@ -21,8 +21,10 @@ pub struct Metrics {
     pub attempts: IntCounterVec,
     /// Attempts beyond the first, by pool and reason.
     pub retries: IntCounterVec,
-    /// Requests that Fairlead answered itself, by name of the refusal.
+    /// Requests that Fairlead answered itself, and connections that it refused or ended, by name of the refusal.
     pub refused: IntCounterVec,
+    /// Clients' connections by listener; set when scraped.
+    pub connections: IntGaugeVec,
     /// Requests in flight by pool, server and scope; set when scraped.
     pub in_flight: IntGaugeVec,
     /// 1 while a server may be chosen; set when scraped.
@@ -76,7 +78,12 @@ impl Metrics {
             duration,
             attempts: counters("fairlead_attempts_total", "Requests sent to servers", &["pool", "server", "result"])?,
             retries: counters("fairlead_retries_total", "Attempts beyond the first", &["pool", "reason"])?,
-            refused: counters("fairlead_refused_total", "Requests that Fairlead answered itself", &["reason"])?,
+            refused: counters(
+                "fairlead_refused_total",
+                "Requests that Fairlead answered itself, connections that it refused",
+                &["reason"],
+            )?,
+            connections: gauges("fairlead_connections", "Clients' connections", &["listener"])?,
             in_flight: gauges("fairlead_in_flight", "Requests in flight", &["pool", "server", "scope"])?,
             server_up: gauges("fairlead_server_up", "Whether a server may be chosen", &["pool", "server"])?,
             circuit: gauges("fairlead_circuit_state", "0: closed, 1: half open, 2: open", &["pool"])?,

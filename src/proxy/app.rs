@@ -1,17 +1,22 @@
-//! Connections of clients, around Pingora's proxy: counted, so that a node knows when it has drained, and not cut
-//! off while a client may be about to use one.
+//! Connections of clients, around Pingora's proxy: let in and counted, ended when a header takes too long, and not cut
+//! off at the end of the node while a client may be about to use one.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
-use pingora::protocols::Stream;
+use pingora::protocols::{ALPN, Stream};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
+use prometheus::IntCounter;
 
-use crate::node::Node;
-use crate::proxy::Proxy;
+use crate::config::ClientTimeouts;
+use crate::load::connections::{Full, Pass};
+use crate::node::{Connection, Node};
+use crate::proxy::turn_away::TurnedAway;
+use crate::proxy::{Proxy, Refusal, slow};
 
 /// How long idle connections stay open once listeners are closed. A request that a client is just sending on one is
 /// still served, and answered with `Connection: close`.
@@ -21,20 +26,73 @@ pub const LINGER: Duration = Duration::from_secs(2);
 pub struct EdgeApp {
     node: Arc<Node>,
     proxy: Arc<HttpProxy<Proxy>>,
+    turned_away: TurnedAway,
+    too_many: IntCounter,
+    slow_header: IntCounter,
 }
 
 impl EdgeApp {
     /// Wraps an initialised proxy.
     pub fn new(node: Arc<Node>, proxy: HttpProxy<Proxy>) -> Self {
-        EdgeApp { node, proxy: Arc::new(proxy) }
+        let refused = |refusal: Refusal| node.metrics.refused.with_label_values(&[refusal.name()]);
+        let (too_many, slow_header) = (refused(Refusal::TooManyConnections), refused(Refusal::SlowHeader));
+        let turned_away = TurnedAway::new(node.max_connections / 8);
+        EdgeApp { node, proxy: Arc::new(proxy), turned_away, too_many, slow_header }
     }
+
+    /// Lets a connection in, with the timeouts of its listener, unless there are too many.
+    fn enter(&self, stream: &Stream) -> Result<Entered<'_>, Full> {
+        let counted = self.node.lifecycle.connection();
+        if counted.number > self.node.max_connections {
+            return Err(Full);
+        }
+        let snapshot = self.node.snapshot.load();
+        let digest = stream.get_socket_digest();
+        let inet = |address: &pingora::protocols::l4::socket::SocketAddr| address.as_inet().copied();
+        let local = digest.as_ref().and_then(|digest| digest.local_addr()).and_then(inet);
+        let Some(listener) = snapshot.listener(local) else {
+            return Ok(Entered { _counted: counted, by: None });
+        };
+        let client = || {
+            let peer = digest.as_ref()?.peer_addr().and_then(inet).as_ref().map(SocketAddr::ip);
+            // Behind a trusted proxy are many clients.
+            peer.filter(|peer| !snapshot.trusts(*peer))
+        };
+        let client = if listener.gate.counts_clients() { client() } else { None };
+        let pass = listener.gate.enter(client)?;
+        Ok(Entered { _counted: counted, by: Some((pass, listener.timeouts)) })
+    }
+}
+
+/// A connection that was let in, for as long as it lives.
+struct Entered<'a> {
+    _counted: Connection<'a>,
+    /// None: by no listener that is known.
+    by: Option<(Pass, ClientTimeouts)>,
 }
 
 #[async_trait]
 impl ServerApp for EdgeApp {
+    /// Called once for a connection: Pingora's own implementation goes from one request to the next.
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let _connection = self.node.lifecycle.connection();
-        self.proxy.process_new(stream, shutdown).await
+        let Ok(entered) = self.enter(&stream) else {
+            self.too_many.inc();
+            self.turned_away.tell(stream).await;
+            return None;
+        };
+        // Requests of HTTP/2 run in tasks of their own, where nobody could tell that a header is there.
+        let watched = stream.selected_alpn_proto() != Some(ALPN::H2);
+        let connection = self.proxy.process_new(stream, shutdown);
+        match &entered.by {
+            Some((_pass, timeouts)) if watched => {
+                let ended = slow::header_deadline(timeouts, connection).await;
+                if ended.is_none() {
+                    self.slow_header.inc();
+                }
+                ended.flatten()
+            }
+            _ => connection.await,
+        }
     }
 
     async fn cleanup(&self) {

@@ -8,10 +8,12 @@ use http::HeaderValue;
 
 use crate::filters::client::Client;
 use crate::load::Lease;
+use crate::load::connections::Pass;
 use crate::node::Node;
 use crate::proxy::Patience;
 use crate::proxy::deadline::{Socket, Ticket};
 use crate::proxy::refusal::Refusal;
+use crate::proxy::slow::Pace;
 use crate::snapshot::{Route, Snapshot, Target};
 use crate::upstream::Server;
 use crate::upstream::admission::Seat;
@@ -54,6 +56,10 @@ pub struct Context {
     pub failure: Option<Refusal>,
     /// Time to the response header of the last attempt.
     pub to_header: Option<Duration>,
+    /// How fast the client is.
+    pub(super) pace: Pace,
+    /// Its place among those that `max_in_flight` admits.
+    place: Option<Pass>,
     node: Arc<Node>,
     attempt: Option<Attempt>,
 }
@@ -89,9 +95,18 @@ impl Context {
             server: None,
             failure: None,
             to_header: None,
+            pace: Pace::default(),
+            place: None,
             node: node.clone(),
             attempt: None,
         }
+    }
+
+    /// Counts the request on the node. False: there are too many already.
+    pub fn enter(&mut self) -> bool {
+        let Some(gate) = &self.node.in_flight else { return true };
+        self.place = gate.enter(None).ok();
+        self.place.is_some()
     }
 
     /// An attempt begins; the last must have ended.

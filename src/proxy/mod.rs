@@ -19,6 +19,8 @@ mod context;
 pub mod deadline;
 mod record;
 mod refusal;
+mod slow;
+mod turn_away;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,12 +40,13 @@ pub use self::context::Context;
 pub use self::refusal::Refusal;
 
 use crate::balance::{Policy, hash_key};
-use crate::config::HashKey;
-use crate::filters::{client, hop_by_hop, request_id, target};
+use crate::config::{HashKey, Redirect};
+use crate::filters::{client, hop_by_hop, request_id, rules, target};
 use crate::node::Node;
 use crate::proxy::deadline::{Socket, TICK};
 use crate::routing;
 use crate::upstream::Pool;
+use crate::upstream::errno::out_of_descriptors;
 
 /// Attempts that a connection which cannot be made may cost: one, and one on another server.
 const CONNECT_ATTEMPTS: usize = 2;
@@ -67,6 +70,22 @@ impl Proxy {
         Ok(true)
     }
 
+    /// Sends the client elsewhere.
+    async fn redirect(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        redirect: &Redirect,
+        prefix: &str,
+    ) -> Result<bool> {
+        let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+        let request = session.req_header();
+        let location = host_of(request).and_then(|host| rules::location(redirect, host, &request.uri, prefix, tls));
+        let Some(location) = location else { return self.refuse(session, ctx, Refusal::BadRequest).await };
+        refusal::redirect(session, redirect.status, location, ctx.request_id.as_ref()).await?;
+        Ok(true)
+    }
+
     async fn answer(&self, session: &mut Session, ctx: &mut Context, refusal: Refusal) -> Result<()> {
         ctx.failure = Some(refusal);
         self.node.metrics.refused.with_label_values(&[refusal.name()]).inc();
@@ -79,6 +98,7 @@ impl ProxyHttp for Proxy {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
+        slow::header_arrived();
         Context::new(&self.node)
     }
 
@@ -94,6 +114,7 @@ impl ProxyHttp for Proxy {
             let timeouts = listener.timeouts;
             session.set_read_timeout(Some(timeouts.body));
             session.set_write_timeout(Some(timeouts.write));
+            session.set_total_drain_timeout(Some(timeouts.body));
             // Pingora forgets the keepalive timeout after a connection's first request.
             if !self.node.lifecycle.is_closed() && session.get_keepalive().is_some() {
                 session.set_keepalive(Some(timeouts.keepalive.as_secs().max(1)));
@@ -107,6 +128,12 @@ impl ProxyHttp for Proxy {
         ctx.request_id = Some(request_id::of(&request.headers, client.trusted));
         ctx.client = Some(client);
         ctx.upgrade = asks_for_upgrade(request);
+        if let Some(listener) = listener {
+            ctx.pace = slow::Pace::of(&listener.limits, &listener.timeouts, request, ctx.upgrade);
+        }
+        if !ctx.enter() {
+            return self.refuse(session, ctx, Refusal::Overloaded).await;
+        }
 
         let host = host_of(request);
         if host.is_none() && request.version == Version::HTTP_11 {
@@ -119,9 +146,15 @@ impl ProxyHttp for Proxy {
             path: if request.uri.path() == "*" { "/" } else { request.uri.path() },
             headers: &request.headers,
         });
-        let Some((route, target)) = route.and_then(|route| Some((route, route.draw()?))) else {
-            return self.refuse(session, ctx, Refusal::NoRoute).await;
-        };
+        let Some(route) = route else { return self.refuse(session, ctx, Refusal::NoRoute).await };
+        ctx.route = Some(route.clone());
+        if !rules::serves(&route.rules, client.address) {
+            return self.refuse(session, ctx, Refusal::Denied).await;
+        }
+        if let Some(redirect) = &route.rules.redirect {
+            return self.redirect(session, ctx, redirect, &route.path_prefix).await;
+        }
+        let Some(target) = route.draw() else { return self.refuse(session, ctx, Refusal::NoRoute).await };
         ctx.key = hash_of(&target.pool, request, client.address);
         if ctx.upgrade {
             session.set_read_timeout(route.timeouts.websocket_idle);
@@ -134,7 +167,6 @@ impl ProxyHttp for Proxy {
         let sends_body = !session.as_mut().is_body_done();
         ctx.uploading = sends_body;
         ctx.deadline = ctx.patience.map(|patience| ctx.started + patience.left(sends_body));
-        ctx.route = Some(route.clone());
         ctx.target = Some(target.clone());
         Ok(false)
     }
@@ -196,6 +228,14 @@ impl ProxyHttp for Proxy {
             request.insert_header(request_id::NAME, id.clone())?;
         }
         target::to_origin_form(request);
+        if let Some(route) = &ctx.route {
+            rules::change_request(&route.rules.request, request)?;
+            if let Some(to) = &route.rules.rewrite
+                && !rules::rewrite(request, &route.path_prefix, to)
+            {
+                return fail(ctx, Refusal::BadRequest);
+            }
+        }
         if !request.headers.contains_key(HOST)
             && let Some(server) = &ctx.server
         {
@@ -207,7 +247,7 @@ impl ProxyHttp for Proxy {
 
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
         ctx: &mut Context,
@@ -218,6 +258,9 @@ impl ProxyHttp for Proxy {
         {
             ctx.uploading = !end_of_stream;
             ctx.postpone(Instant::now() + patience.left(!end_of_stream));
+        }
+        if slow::sends_too_slowly(&mut ctx.pace, session, body.as_ref(), end_of_stream) {
+            return fail(ctx, Refusal::SlowBody);
         }
         Ok(())
     }
@@ -263,10 +306,24 @@ impl ProxyHttp for Proxy {
         if self.node.lifecycle.is_closed() && response.status != StatusCode::SWITCHING_PROTOCOLS {
             session.set_keepalive(None);
         }
+        if let Some(route) = &ctx.route {
+            rules::change_response(&route.rules.response, response)?;
+        }
         if let Some(id) = &ctx.request_id {
             response.insert_header(request_id::NAME, id.clone())?;
         }
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Context,
+    ) -> Result<Option<Duration>> {
+        slow::give_time(&mut ctx.pace, session, body.as_ref());
+        Ok(None)
     }
 
     /// Nothing was sent: any request may go to another server.
@@ -277,6 +334,13 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
+        if out_of_descriptors(&error) {
+            // Our own trouble, which another server would not end.
+            ctx.end_attempt(Some(Refusal::OutOfDescriptors));
+            ctx.failure = Some(Refusal::OutOfDescriptors);
+            error.set_retry(false);
+            return error;
+        }
         ctx.end_attempt(Some(Refusal::ConnectFailed));
         let in_time = ctx.deadline.is_none_or(|deadline| Instant::now() < deadline);
         ctx.failure = Some(if in_time { Refusal::ConnectFailed } else { Refusal::ResponseTimeout });
@@ -327,7 +391,7 @@ impl ProxyHttp for Proxy {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
         let refusal = *ctx.failure.get_or_insert(Refusal::of(error));
-        let nobody_listens = refusal == Refusal::ClientGone || final_response(session).is_some();
+        let nobody_listens = refusal.ends_connection() || final_response(session).is_some();
         if nobody_listens {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }

@@ -8,15 +8,19 @@ use pingora::proxy::Session;
 
 use crate::observe::access_log::{AccessLog, Entry};
 use crate::observe::metrics::Class;
-use crate::proxy::{Context, Proxy, Refusal, final_response};
+use crate::proxy::{Context, Proxy, Refusal, final_response, slow};
 
 impl Proxy {
     /// Records a request that is over. Called once for each, by `logging`.
     pub(super) fn record(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
+        slow::request_over();
         let failure = ctx.failure.or(error.map(Refusal::of));
         ctx.end_attempt(error.and(failure));
+        if failure == Some(Refusal::SlowReader) {
+            self.node.metrics.refused.with_label_values(&[Refusal::SlowReader.name()]).inc();
+        }
         let status = final_response(session).map_or(0, |response| response.status.as_u16());
-        let gone = status == 0 || failure == Some(Refusal::ClientGone);
+        let gone = status == 0 || failure.is_some_and(Refusal::ends_connection);
         let class = if gone { Class::Aborted } else { Class::of(status) };
         match &ctx.target {
             Some(target) => {

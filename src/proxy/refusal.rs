@@ -2,14 +2,16 @@
 //! access log and in the metric's label.
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use http::{Method, StatusCode};
+use nix::errno::Errno;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 
 use crate::filters::request_id;
 use crate::upstream::admission::Unavailable;
+use crate::upstream::errno::os_error;
 use crate::upstream::server::Outcome;
 
 /// The header that names a refusal. Removed from what servers answer, so that it always speaks of Fairlead.
@@ -22,8 +24,20 @@ pub enum Refusal {
     BadRequest,
     /// No route matches.
     NoRoute,
+    /// The route does not serve this client.
+    Denied,
+    /// The listener, or the client's address on it, has as many connections as it may have.
+    TooManyConnections,
+    /// The client took too long to send a header; the connection was closed.
+    SlowHeader,
     /// The client took too long to send its body.
     SlowBody,
+    /// The client took too long to take the response; nobody sees this one but the logs.
+    SlowReader,
+    /// The node has as many requests in flight as it may have.
+    Overloaded,
+    /// The node has no file descriptor left for a connection to a server.
+    OutOfDescriptors,
     /// No server of the pool may be chosen.
     NoServer,
     /// No server of the pool works, and a few other requests find out whether one does again.
@@ -54,7 +68,13 @@ impl Refusal {
         match self {
             Refusal::BadRequest => "bad-request",
             Refusal::NoRoute => "no-route",
+            Refusal::Denied => "denied",
+            Refusal::TooManyConnections => "too-many-connections",
+            Refusal::SlowHeader => "slow-header",
             Refusal::SlowBody => "slow-body",
+            Refusal::SlowReader => "slow-reader",
+            Refusal::Overloaded => "overloaded",
+            Refusal::OutOfDescriptors => "out-of-descriptors",
             Refusal::NoServer => "no-server",
             Refusal::CircuitOpen => "circuit-open",
             Refusal::QueueFull => "queue-full",
@@ -74,10 +94,12 @@ impl Refusal {
         let code = match self {
             Refusal::BadRequest => 400,
             Refusal::NoRoute => 404,
-            Refusal::SlowBody => 408,
-            Refusal::ClientGone => 499,
+            Refusal::Denied => 403,
+            Refusal::SlowHeader | Refusal::SlowBody => 408,
+            Refusal::ClientGone | Refusal::SlowReader => 499,
             Refusal::Internal => 500,
             Refusal::ConnectFailed | Refusal::UpstreamReset | Refusal::UpstreamInvalid => 502,
+            Refusal::TooManyConnections | Refusal::Overloaded | Refusal::OutOfDescriptors => 503,
             Refusal::NoServer | Refusal::CircuitOpen | Refusal::QueueFull | Refusal::QueueTimeout => 503,
             Refusal::ResponseTimeout | Refusal::IdleTimeout => 504,
         };
@@ -88,10 +110,12 @@ impl Refusal {
     pub fn of(error: &Error) -> Refusal {
         match (error.esource(), error.etype()) {
             (ErrorSource::Downstream, ErrorType::ReadTimedout) => Refusal::SlowBody,
-            (
-                ErrorSource::Downstream,
-                ErrorType::ReadError | ErrorType::WriteError | ErrorType::WriteTimedout | ErrorType::ConnectionClosed,
-            ) => Refusal::ClientGone,
+            (ErrorSource::Downstream, ErrorType::WriteTimedout) => Refusal::SlowReader,
+            // The system has waited for the client to take something.
+            (ErrorSource::Downstream, _) if os_error(error) == Some(Errno::ETIMEDOUT) => Refusal::SlowReader,
+            (ErrorSource::Downstream, ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed) => {
+                Refusal::ClientGone
+            }
             (ErrorSource::Downstream, _) => Refusal::BadRequest,
             (ErrorSource::Upstream, kind) => match kind {
                 ErrorType::ConnectTimedout
@@ -108,6 +132,11 @@ impl Refusal {
             },
             (ErrorSource::Internal | ErrorSource::Unset, _) => Refusal::Internal,
         }
+    }
+
+    /// The client is gone, or is made to go: nothing can be told to it.
+    pub fn ends_connection(self) -> bool {
+        matches!(self, Refusal::ClientGone | Refusal::SlowReader)
     }
 
     /// What it says about the server that was tried.
@@ -142,9 +171,33 @@ impl From<Unavailable> for Refusal {
 pub async fn write(session: &mut Session, refusal: Refusal, request_id: Option<&HeaderValue>) -> Result<()> {
     let text = format!("{} {}\n", refusal.status().as_u16(), refusal.name());
     let mut response = ResponseHeader::build(refusal.status(), Some(5))?;
+    response.insert_header(HEADER, refusal.name())?;
+    finish(session, response, text, request_id).await
+}
+
+/// Sends a client elsewhere.
+///
+/// # Errors
+/// The client is gone.
+pub async fn redirect(
+    session: &mut Session,
+    status: StatusCode,
+    location: HeaderValue,
+    request_id: Option<&HeaderValue>,
+) -> Result<()> {
+    let mut response = ResponseHeader::build(status, Some(5))?;
+    response.insert_header(LOCATION, location)?;
+    finish(session, response, format!("{}\n", status.as_u16()), request_id).await
+}
+
+async fn finish(
+    session: &mut Session,
+    mut response: ResponseHeader,
+    text: String,
+    request_id: Option<&HeaderValue>,
+) -> Result<()> {
     response.insert_header(CONTENT_TYPE, "text/plain")?;
     response.insert_header(CONTENT_LENGTH, text.len())?;
-    response.insert_header(HEADER, refusal.name())?;
     if let Some(id) = request_id {
         response.insert_header(request_id::NAME, id.clone())?;
     }
@@ -172,6 +225,9 @@ mod tests {
         assert_eq!(Refusal::of(&upstream(ErrorType::InvalidHTTPHeader)), Refusal::UpstreamInvalid);
         assert_eq!(Refusal::of(&Error::new_down(ErrorType::WriteError)), Refusal::ClientGone);
         assert_eq!(Refusal::of(&Error::new_down(ErrorType::ReadTimedout)), Refusal::SlowBody);
+        assert_eq!(Refusal::of(&Error::new_down(ErrorType::WriteTimedout)), Refusal::SlowReader);
+        let stalled = Error::because(ErrorType::WriteError, "", std::io::Error::from(Errno::ETIMEDOUT));
+        assert_eq!(Refusal::of(&stalled.into_down()), Refusal::SlowReader);
         assert_eq!(Refusal::of(&Error::new_in(ErrorType::InternalError)), Refusal::Internal);
     }
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 
 use crate::balance::Policy;
 use crate::config;
@@ -59,7 +58,8 @@ async fn join(node: &Arc<Node>, redis: &config::Redis) {
         Ok(client) => client,
         Err(error) => return log::error!(error = error.to_string(); "cannot_use_redis"),
     };
-    tokio::spawn(watch(client.clone(), metrics.clone()));
+    tokio::spawn(show(client.clone(), metrics.clone()));
+    tokio::spawn(watch(client.clone()));
     let incarnation = incarnation();
     let active_pools = Arc::new(AtomicU32::new(0));
     let mut exchanges = Vec::new();
@@ -72,7 +72,7 @@ async fn join(node: &Arc<Node>, redis: &config::Redis) {
         let settings = settings(pool, redis, &incarnation, &active_pools);
         let exchange =
             Exchange::new(settings, client.clone(), pool.share.clone(), queue, commands, first_view, metrics.clone());
-        tokio::spawn(guard(tokio::spawn(exchange.run()), pool.clone()));
+        tokio::spawn(exchange.run());
         exchanges.push(command);
         views.push(view);
     }
@@ -85,15 +85,6 @@ async fn join(node: &Arc<Node>, redis: &config::Redis) {
     match tokio::time::timeout(redis.start_wait, all).await {
         Ok(()) => log::info!(node = incarnation; "joined_the_fleet"),
         Err(_) => log::warn!(node = incarnation; "started_without_the_fleet"),
-    }
-}
-
-/// Requests do not notice the end of an exchange; whoever reads the log should.
-async fn guard(exchange: JoinHandle<()>, pool: Arc<Pool>) {
-    let failed = exchange.await.is_err_and(|error| error.is_panic());
-    pool.share.abandon();
-    if failed {
-        log::error!(pool = pool.config.name; "exchange_failed");
     }
 }
 
@@ -128,13 +119,23 @@ fn incarnation() -> String {
     format!("{host}-{}-{:08x}", std::process::id(), fastrand::u32(..))
 }
 
-/// Keeps the metric, and looks whether Redis may throw counts away.
-async fn watch(client: Client, metrics: FleetMetrics) {
+/// Keeps the metric.
+async fn show(client: Client, metrics: FleetMetrics) {
+    let mut well = client.well();
+    loop {
+        metrics.set_up(*well.borrow_and_update());
+        if well.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Looks whether Redis may throw counts away.
+async fn watch(client: Client) {
     const SAFE: &str = "noeviction";
     let mut link = client.link();
     let mut told = None;
     loop {
-        metrics.set_link(link.up);
         if link.up {
             let policy = client.max_memory_policy().await.filter(|policy| policy != SAFE);
             if policy.is_some() && policy != told {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::Listener;
@@ -33,6 +34,9 @@ pub enum StartError {
         /// What the system said.
         error: std::io::Error,
     },
+    /// What is configured of Redis cannot be used.
+    #[error(transparent)]
+    Redis(crate::load::redis::StartError),
     /// Two metrics of one name.
     #[error("cannot register metrics: {0}")]
     Metrics(prometheus::Error),
@@ -87,6 +91,12 @@ impl Bound {
 pub fn bind(listener: &Listener) -> Result<Bound, StartError> {
     let bound = bind_socket(listener.address);
     let (socket, address) = bound.map_err(|error| failed(listener.address, &listener.name, error))?;
+    // Connections inherit it: the system ends those whose client takes nothing, or is silently gone, whatever part of a
+    // response is on its way. Pingora has no timeout on headers and on the last of a body.
+    let stalled = u32::try_from(listener.timeouts.write.as_millis()).unwrap_or(u32::MAX);
+    if let Err(error) = setsockopt(&socket, sockopt::TcpUserTimeout, &stalled) {
+        log::warn!(listener = listener.name, error = error.to_string(); "cannot_limit_stalled_writes");
+    }
     Ok(Bound { name: listener.name.clone(), address, socket })
 }
 
@@ -114,13 +124,14 @@ pub(crate) fn bind_socket(address: SocketAddr) -> std::io::Result<(Socket, Socke
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ClientTimeouts;
+    use crate::config::{ClientLimits, ClientTimeouts};
     use std::time::Duration;
 
     fn listener(address: SocketAddr) -> Listener {
         let second = Duration::from_secs(1);
-        let timeouts = ClientTimeouts { body: second, write: second, keepalive: second };
-        Listener { name: "public".into(), address, timeouts }
+        let timeouts = ClientTimeouts { header: second, body: second, write: second, keepalive: second };
+        let limits = ClientLimits { connections: 1, per_client: None, min_rate: None };
+        Listener { name: "public".into(), address, limits, timeouts }
     }
 
     fn taken(message: &str) {

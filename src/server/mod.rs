@@ -20,6 +20,8 @@ use pingora::services::background::background_service;
 
 use crate::admin;
 use crate::config::Config;
+use crate::load::connections::Gate;
+use crate::load::redis::Client;
 use crate::node::{Lifecycle, Node};
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
@@ -41,6 +43,7 @@ pub struct Prepared {
     listeners: Vec<listeners::Bound>,
     admin: Option<admin::Bound>,
     config: Config,
+    budget: limits::Budget,
 }
 
 impl Prepared {
@@ -57,6 +60,7 @@ impl Prepared {
 pub fn prepare(config: Config) -> Result<Prepared, StartError> {
     let listeners = config.listeners.iter().map(listeners::bind).collect::<Result<Vec<_>, _>>()?;
     let admin = config.admin.as_ref().map(admin::bind).transpose()?;
+    config.redis.as_ref().map_or(Ok(()), Client::check).map_err(StartError::Redis)?;
     let metrics = Metrics::new().map_err(StartError::Metrics)?;
     let access_log = match &config.access_log {
         None => None,
@@ -65,6 +69,7 @@ pub fn prepare(config: Config) -> Result<Prepared, StartError> {
             Some(opened.map_err(|error| StartError::AccessLog { path: settings.path.clone(), error })?)
         }
     };
+    let budget = limits::budget(&config);
     let bound: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
     let node = Arc::new(Node {
         snapshot: ArcSwap::from_pointee(Snapshot::new(&config, &bound, &metrics)),
@@ -72,15 +77,17 @@ pub fn prepare(config: Config) -> Result<Prepared, StartError> {
         access_log,
         deadlines: Default::default(),
         lifecycle: Lifecycle::default(),
+        max_connections: budget.connections,
+        in_flight: config.max_in_flight.map(|limit| Arc::new(Gate::new(limit, None))),
         fleet: OnceLock::new(),
     });
-    Ok(Prepared { node, listeners, admin, config })
+    Ok(Prepared { node, listeners, admin, config, budget })
 }
 
 /// Runs a node until it is told to stop. Ends the process when it has drained.
 pub fn run(prepared: Prepared) {
-    let Prepared { node, listeners, admin, config } = prepared;
-    let mut server = Server::new_with_opt_and_conf(None, pingora_conf(&config));
+    let Prepared { node, listeners, admin, config, budget } = prepared;
+    let mut server = Server::new_with_opt_and_conf(None, pingora_conf(&config, budget));
 
     let pools = server.add_service(background_service("pools", pools::Pools::new(node.clone())));
     let mut proxy = HttpProxy::new(Proxy::new(node.clone()), server.configuration.clone());
@@ -94,12 +101,14 @@ pub fn run(prepared: Prepared) {
     server.run(RunArgs { shutdown_signal: Box::new(shutdown::Orderly::new(node, config.shutdown)) });
 }
 
-fn pingora_conf(config: &Config) -> ServerConf {
+fn pingora_conf(config: &Config, budget: limits::Budget) -> ServerConf {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let threads = if config.threads == 0 { cores } else { config.threads };
     ServerConf {
-        threads: if config.threads == 0 { cores } else { config.threads },
+        threads,
         max_retries: MAX_RETRIES,
-        upstream_keepalive_pool_size: config.pools.iter().map(|pool| pool.upstream.idle_max).sum::<usize>().max(1),
+        // Pingora takes it for each thread.
+        upstream_keepalive_pool_size: budget.idle.div_ceil(threads),
         // `shutdown` ends the process before Pingora would.
         grace_period_seconds: Some(config.shutdown.drain.as_secs() + 60),
         graceful_shutdown_timeout_seconds: Some(0),

@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod check;
 pub mod circuit;
+pub mod errno;
 pub mod health;
 pub mod pool;
 pub mod resolve;

@@ -405,3 +405,22 @@ async fn a_lone_server_is_never_ejected() {
     assert_eq!(site.fairlead.get("/").await.status, 200);
     site.rests().await;
 }
+
+#[tokio::test]
+async fn a_client_is_told_that_its_connection_ends_with_a_failure() {
+    let routes = "routes: [{ name: all, match: {}, pool: app, timeouts: { response: 300ms } }]\n";
+    for fault in [Fault::Reset, Fault::Garbage, Fault::Hang, Fault::Errors(100)] {
+        let site = Site::with(1, "", routes).await;
+        site.origins[0].fault(fault);
+        let mut client = site.fairlead.client().await;
+        for _ in 0..3 {
+            let response = client.get("/").await;
+            assert!(response.status >= 500, "{fault:?}");
+            if response.header("connection") == Some("close") {
+                client.closed().await;
+                client = site.fairlead.client().await;
+            }
+        }
+        site.rests().await;
+    }
+}

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Fairlead, Fleet, Redis, ms, until, within};
+use crate::support::{Fairlead, Fleet, Redis, config, ms, run_to_end, until, within};
 
 const EXIT: Duration = Duration::from_secs(5);
 
@@ -188,4 +188,26 @@ async fn a_redis_that_may_evict_is_told_once() {
     until("it is back", async || node.events("redis_back").len() == 1).await;
     fleet.settles(ms(1000), 0).await;
     assert_eq!(node.events("redis_may_evict").len(), 1);
+}
+
+#[tokio::test]
+async fn certificates_that_cannot_be_used_are_problems_of_the_file() {
+    let dir = tempfile::TempDir::new().unwrap();
+    std::fs::write(dir.path().join("no.pem"), "no certificate").unwrap();
+    for (ca, why) in [
+        ("missing.pem", "`missing.pem` cannot be read: there is no such file"),
+        ("no.pem", "`no.pem` holds no certificate in PEM form"),
+    ] {
+        let redis = format!("redis:\n  url: rediss://127.0.0.1:1\n  tls:\n    ca: {ca}\n");
+        let yaml = config(&format!("pools: {{ app: {{ servers: [\"127.0.0.1:1\"] }} }}\n{redis}"));
+        std::fs::write(dir.path().join("f.yaml"), &yaml).unwrap();
+        let line = 1 + yaml.lines().position(|line| line.contains("ca:")).unwrap();
+        let expected = format!("f.yaml:{line}: redis.tls.ca: {why}");
+        for args in [&["check", "f.yaml"][..], &["run", "-c", "f.yaml"]] {
+            let finished = run_to_end(dir.path(), args).await;
+            assert_eq!(finished.code, Some(1), "{args:?}: {}", finished.err);
+            assert!(finished.err.starts_with(&expected), "{args:?}: {}", finished.err);
+            assert!(!finished.err.contains("listening"), "{}", finished.err);
+        }
+    }
 }

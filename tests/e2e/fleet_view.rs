@@ -163,3 +163,25 @@ async fn auto_asks_redis_where_it_pays() {
     fleet.settles(ms(2000), 0).await;
     fleet.no_drift().await;
 }
+
+/// Who is alone exchanges seldom; once there is a second node, both do as often as their view needs it.
+#[tokio::test]
+async fn a_node_alone_exchanges_seldom() {
+    let mut fleet = Fleet::start("batched", 1).await;
+    let load = Load::start(fleet.nodes[0].address(), 4, "/delay/2");
+    until("the load runs", async || load.tally().ok > 20).await;
+    let calls = async |node: &Fairlead| {
+        let labels = [("call", "exchange"), ("result", "ok")];
+        let before = node.metric("fairlead_redis_calls_total", &labels).await;
+        let start = std::time::Instant::now();
+        tokio::time::sleep(ms(1000)).await;
+        (node.metric("fairlead_redis_calls_total", &labels).await - before) / start.elapsed().as_secs_f64()
+    };
+    let alone = calls(&fleet.nodes[0]).await;
+    assert!((20.0..130.0).contains(&alone), "{alone} calls a second");
+    fleet.join().await;
+    fleet.know_each_other(2).await;
+    let together = calls(&fleet.nodes[0]).await;
+    assert!(together > 1.5 * alone, "{alone} calls a second alone, {together} together");
+    assert_eq!(load.stop().await.failures, Default::default());
+}

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod credentials;
+mod exchange;
 mod sentinel;
 mod single;
 mod support;

@@ -119,16 +119,6 @@ async fn a_slow_server_is_not_given_up() {
 }
 
 #[tokio::test]
-async fn a_caller_may_ask_for_another_connection() {
-    let redis = Redis::start(&[]);
-    let client = connected(&at(&redis.url())).await;
-    client.reconnect();
-    until("another", async || client.link() == Link { epoch: 2, up: true }).await;
-    assert_eq!(count(&client, "a").await, Ok(1));
-    until("the old one is closed", async || redis.info("connected_clients") == 2).await;
-}
-
-#[tokio::test]
 async fn a_primary_that_becomes_a_replica_is_left() {
     let redis = Redis::start(&[]);
     let client = connected(&at(&redis.url())).await;

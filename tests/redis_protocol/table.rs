@@ -7,6 +7,15 @@ use crate::random::settle;
 use crate::server::Server;
 use crate::world::{PLAIN, World};
 
+/// A table of two servers, and a node that has both.
+fn a_and_b(server: &Server) -> (World, Member) {
+    let mut world = World::new(&server.socket, 1);
+    world.conn.ask(&[b"FLUSHALL"]);
+    world.conf = [("a".to_owned(), PLAIN), ("b".to_owned(), PLAIN)].into();
+    let node = Member::new(&mut world);
+    (world, node)
+}
+
 fn names(world: &mut World) -> Vec<(String, usize)> {
     let counts = world.counts().into_iter();
     counts.map(|(name, (slot, _, _))| (name, slot)).collect()
@@ -15,10 +24,7 @@ fn names(world: &mut World) -> Vec<(String, usize)> {
 #[test]
 fn a_busy_server_keeps_its_slot_until_it_is_idle() {
     let server = Server::start();
-    let mut world = World::new(&server.socket, 1);
-    world.conn.ask(&[b"FLUSHALL"]);
-    world.conf = [("a".to_owned(), PLAIN), ("b".to_owned(), PLAIN)].into();
-    let mut node = Member::new(&mut world);
+    let (mut world, mut node) = a_and_b(&server);
     node.pick_locally("a");
     let mut nodes = [node];
     settle(&mut world, &mut nodes).unwrap();
@@ -70,10 +76,7 @@ fn add_leaves_the_terms_of_others_alone_and_set_changes_them() {
 #[test]
 fn a_slot_that_lost_its_owner_with_the_table_holds_nothing_for_the_next() {
     let server = Server::start();
-    let mut world = World::new(&server.socket, 1);
-    world.conn.ask(&[b"FLUSHALL"]);
-    world.conf = [("a".to_owned(), PLAIN), ("b".to_owned(), PLAIN)].into();
-    let mut node = Member::new(&mut world);
+    let (mut world, mut node) = a_and_b(&server);
     node.pick_locally("a");
     node.pick_locally("b");
     let mut nodes = [node];

@@ -5,24 +5,31 @@
 //! becomes of a call that is lost, refused or late is the protocol's business: here its waiters are let go, to choose
 //! locally, and the next call settles the counts.
 
+mod active;
+mod complaints;
+mod grace;
+mod run;
 mod upkeep;
 mod waiters;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
+use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use tokio::sync::{mpsc, oneshot};
 
+use self::active::Active;
+use self::complaints::Complaints;
+use self::grace::Grace;
 use self::upkeep::Audits;
-use crate::balance::view::{age, fade, interval};
+use crate::balance::view::{age, interval};
 use crate::config::Mode as Configured;
 use crate::load::Ledger;
+use crate::load::fleet::decision::{Decision, Rates};
 use crate::load::fleet::meter::Meter;
-use crate::load::fleet::mode::{Signs, prefer_exact};
 use crate::load::fleet::share::{Mode, Share, Waiter};
 use crate::load::redis::calls::{Incarnations, Terms};
 use crate::load::redis::client::{CallError, Client, Link};
@@ -48,13 +55,6 @@ const AFTER_LOSS: Duration = Duration::from_millis(20);
 const AFTER_REFUSAL: Duration = Duration::from_millis(100);
 /// So many refusals in a row are settled at once: they belong to the protocol. More are trouble.
 const QUICK_REFUSALS: u32 = 3;
-/// The loop wakes at least this often.
-const AWAKE_EVERY: Duration = Duration::from_millis(250);
-
-/// How far back round trips count, in seconds.
-const RTT_MEMORY: f64 = 1.0;
-/// How long `auto` stays with what it chose, at the least.
-const DWELL: Duration = Duration::from_secs(2);
 
 /// What the exchange of one pool needs to know.
 #[derive(Clone, Debug)]
@@ -107,6 +107,8 @@ pub struct Exchange<T: AsRef<Ledger>> {
     table: Table,
     registered_once: bool,
     reaping: bool,
+    grace: Grace,
+    complaints: Complaints,
     audits: Audits,
     incarnations: Incarnations,
 
@@ -118,18 +120,12 @@ pub struct Exchange<T: AsRef<Ledger>> {
     not_before: Instant,
     /// The last time that there was a pick, or something to tell.
     stirred: Instant,
-    active: bool,
+    active: Active,
     /// Refusals in a row.
     refusals: u32,
     /// Redis is there and does not do what it should.
     refused: bool,
-    /// A wait ran out: nobody waits until a call answers in time again.
-    suspended: Option<Instant>,
-    rtt_at: Instant,
-    /// When `auto` last changed its mind.
-    mode_since: Option<Instant>,
-    exact: bool,
-    rtt: f64,
+    decision: Decision,
     meter: Meter,
 }
 
@@ -161,22 +157,40 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         first_view: oneshot::Sender<()>,
         metrics: FleetMetrics,
     ) -> Self {
+        let node = Node::new(settings.incarnation.clone(), LEASE.as_millis() as u32);
+        Self::with(settings, client, share, queue, commands, Some(first_view), metrics, node)
+    }
+
+    #[allow(clippy::too_many_arguments)] // all that outlives a failure, and nothing else
+    fn with(
+        settings: Settings,
+        client: Client,
+        share: Arc<Share<T>>,
+        queue: mpsc::UnboundedReceiver<Waiter<T>>,
+        commands: mpsc::UnboundedReceiver<Command>,
+        first_view: Option<oneshot::Sender<()>>,
+        metrics: FleetMetrics,
+        mut node: Node,
+    ) -> Self {
         let keys = Keys::new(&settings.namespace, &settings.pool);
-        let incarnation = Bytes::from(settings.incarnation.clone());
-        let mut node = Node::new(incarnation.clone(), LEASE.as_millis() as u32);
         for (name, _) in &settings.servers {
             node.claim(name.as_bytes());
         }
+        // Only Redis can keep a limit for all nodes.
+        let mode = match settings.mode {
+            Configured::Auto if share.queue().is_some() => Configured::Exact,
+            other => other,
+        };
         metrics.begin(&settings.pool);
         let now = Instant::now();
         Exchange {
-            exchange_keys: keys.exchange(&incarnation),
+            exchange_keys: keys.exchange(node.incarnation()),
             keys,
             node,
             metrics,
             queue,
             commands,
-            first_view: Some(first_view),
+            first_view,
             link: Link::default(),
             waiting: VecDeque::new(),
             out: VecDeque::new(),
@@ -185,6 +199,8 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
             table: Table::Needed,
             registered_once: false,
             reaping: false,
+            grace: Grace::default(),
+            complaints: Complaints::default(),
             audits: Audits::new(now),
             incarnations: Incarnations::default(),
             interval: Duration::from_millis(1),
@@ -193,65 +209,14 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
             next_view: now,
             not_before: now,
             stirred: now,
-            active: false,
+            active: Active::new(&settings.active_pools),
             refusals: 0,
             refused: false,
-            suspended: None,
-            rtt_at: now,
-            mode_since: None,
-            exact: settings.by_load
-                && match settings.mode {
-                    Configured::Exact => true,
-                    Configured::Auto => share.queue().is_some(),
-                    Configured::Batched => false,
-                },
-            rtt: 0.0,
+            decision: Decision::new(mode, settings.by_load, settings.timeout, now),
             meter: Meter::new(share.servers()),
             client,
             share,
             settings,
-        }
-    }
-
-    /// Runs until it is told to leave.
-    pub async fn run(mut self) {
-        let client = self.client.clone();
-        let link = client.changed(self.link);
-        let sleep = tokio::time::sleep(Duration::ZERO);
-        tokio::pin!(link, sleep);
-        loop {
-            let now = Instant::now();
-            self.let_go_of_the_overdue(now);
-            self.start_what_may_start(now);
-            self.show_mode();
-            let due = tokio::time::Instant::from_std(self.next_due(now));
-            if sleep.deadline() != due {
-                sleep.as_mut().reset(due);
-            }
-            tokio::select! {
-                biased;
-                new = &mut link => {
-                    self.linked(new);
-                    link.set(client.changed(new));
-                }
-                Some((seq, reply)) = self.calls.next(), if !self.calls.is_empty() => self.answered(seq, reply),
-                Some(rare) = self.rare.next(), if !self.rare.is_empty() => self.rare_answered(rare),
-                command = self.commands.recv() => match command {
-                    Some(Command::Leave(done)) => {
-                        self.leave().await;
-                        done.send(()).ok();
-                        return;
-                    }
-                    None => return,
-                },
-                Some(waiter) = self.queue.recv() => {
-                    self.waiting.push_back(waiter);
-                    while let Ok(waiter) = self.queue.try_recv() {
-                        self.waiting.push_back(waiter);
-                    }
-                }
-                () = &mut sleep => {}
-            }
         }
     }
 
@@ -262,6 +227,8 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
             self.give_up(now, "another connection");
             // A new one begins with a clean slate; waiting is for those that failed.
             self.not_before = now;
+            self.grace.cut();
+            self.complaints.forget();
         }
         self.link = link;
     }
@@ -295,11 +262,11 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
             self.stirred = now;
         }
         let quiet = now.saturating_duration_since(self.stirred);
-        self.set_active(quiet < IDLE_AFTER);
+        self.active.set(quiet < IDLE_AFTER);
         let curious = match self.chooses_by_view() {
-            true => self.active,
+            true => self.active.get(),
             // Whoever waits for room on other nodes' servers learns of it by the view.
-            false => self.active && (now >= self.next_view || crowded),
+            false => self.active.get() && (now >= self.next_view || crowded),
         };
         if changed || curious || now >= self.next_beat {
             self.call(now, false);
@@ -310,27 +277,20 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         }
     }
 
-    fn set_active(&mut self, active: bool) {
-        if active != self.active {
-            self.active = active;
-            let pools = &self.settings.active_pools;
-            if active {
-                pools.fetch_add(1, Ordering::Relaxed)
-            } else {
-                pools.fetch_sub(1, Ordering::Relaxed)
-            };
-        }
-    }
-
     /// Whether requests are sent by what the last view says.
     fn chooses_by_view(&self) -> bool {
-        self.settings.by_load && (!self.exact || self.suspended.is_some())
+        self.settings.by_load && !self.decision.asks()
     }
 
     fn call(&mut self, now: Instant, for_waiters: bool) {
         let riders = if for_waiters { self.board() } else { VecDeque::new() };
         if for_waiters && riders.is_empty() {
             return;
+        }
+        if for_waiters {
+            // Under a constant load one call follows another, and nobody else would notice that the pool has traffic.
+            self.stirred = now;
+            self.active.set(true);
         }
         let beat = now >= self.next_beat;
         let made_locally = self.meter.picks_to_tell(self.share.servers(), now);
@@ -404,18 +364,14 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
     }
 
     fn ran(&mut self, answer: Answer, mut out: Out<T>, now: Instant, took: Duration) {
-        let rtt = took.as_secs_f64();
-        // By time, not by calls: a burst of them must not outvote the seconds before.
-        let fresh = 1.0 - fade(now.saturating_duration_since(self.rtt_at).as_secs_f64(), RTT_MEMORY);
-        self.rtt_at = now;
-        self.rtt = if self.rtt == 0.0 { rtt } else { self.rtt + fresh * (rtt - self.rtt) };
-        // Only a call that began after the wait that ran out can tell that Redis is in time again.
-        if took <= self.settings.timeout && self.suspended.is_some_and(|since| out.sent > since) {
-            self.suspended = None;
+        self.decision.answered(now, out.sent, took);
+        self.grace.answered(now);
+        if let Some((call, error)) = self.complaints.tell(out.sent) {
+            log::warn!(pool = self.settings.pool, call = call, error = error; "redis_refuses");
         }
         self.refusals = 0;
         if std::mem::take(&mut self.refused) {
-            self.metrics.answers_again(&self.settings.pool);
+            self.client.answers_again(&self.settings.pool);
         }
         self.meter.picked(answer.picks.len() as u64 + u64::from(answer.foreign));
         self.grant(&answer, std::mem::take(&mut out.waiters));
@@ -443,8 +399,12 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         let nodes = view.live_nodes.max(1);
         let seen = sent + took / 2;
         self.meter.saw(view.picks, made, seen);
-        let pools = self.settings.active_pools.load(Ordering::Relaxed);
-        self.interval = interval(nodes, pools, f64::from(self.settings.max_calls));
+        let before = self.interval;
+        self.interval = interval(nodes, self.active.pools(), f64::from(self.settings.max_calls));
+        if self.interval < before {
+            // Somebody has joined a node that was alone and exchanged seldom.
+            self.next_call = self.next_call.min(now + self.interval);
+        }
         let rate = if nodes == 1 { 0.0 } else { self.meter.others_rate() };
         let (rtt, sync) = (took.as_secs_f64(), self.interval.as_secs_f64());
         let lag = age(rtt / 2.0, 0.0, rtt, sync);
@@ -458,38 +418,25 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         for (index, completions) in self.meter.completions(now).enumerate() {
             self.share.set_completions(index, completions);
         }
-        self.decide(now);
+        let own = self.meter.own_rate(now);
+        let rates = Rates {
+            service: self.meter.service(),
+            fleet: own + self.meter.others_rate(),
+            own,
+            exchanges: 1.0 / self.interval.as_secs_f64(),
+        };
+        self.decision.decide(now, &rates);
         if let Some(first) = self.first_view.take() {
             first.send(()).ok();
         }
     }
 
-    fn decide(&mut self, now: Instant) {
-        if self.settings.mode == Configured::Auto && self.settings.by_load {
-            let own_rate = self.meter.own_rate(now);
-            let signs = Signs {
-                rtt: self.rtt,
-                service: self.meter.service(),
-                fleet_rate: own_rate + self.meter.others_rate(),
-                own_rate,
-                exchange_rate: 1.0 / self.interval.as_secs_f64(),
-            };
-            // Only Redis can keep a limit for all nodes.
-            let exact = self.share.queue().is_some() || prefer_exact(&signs, self.exact);
-            let settled = self.mode_since.is_none_or(|since| now.saturating_duration_since(since) >= DWELL);
-            if exact != self.exact && settled {
-                self.exact = exact;
-                self.mode_since = Some(now);
-            }
-        }
-    }
-
     /// Lets everybody know how to choose now.
     fn show_mode(&self) {
-        let mode = match (self.exact, self.suspended.is_some()) {
+        let mode = match self.decision.asks() {
             _ if !self.link.up || self.refused || self.share.age().is_none() => Mode::Local,
-            (true, false) => Mode::Exact,
-            _ => Mode::Batched,
+            true => Mode::Exact,
+            false => Mode::Batched,
         };
         if self.share.mode() != mode {
             self.share.set_mode(mode);
@@ -512,22 +459,11 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
     fn refused(&mut self, now: Instant, text: &str) {
         self.let_all_waiters_go();
         self.refused = true;
-        self.metrics.refused(&self.settings.pool, text);
+        self.client.refused(&self.settings.pool, text);
+        self.complaints.trouble();
         self.not_before = now + AFTER_REFUSAL;
         self.next_call = self.not_before;
         self.table = Table::Needed;
-    }
-
-    fn next_due(&self, now: Instant) -> Instant {
-        let first_wait = self.out.iter().flat_map(|out| out.waiters.front()).chain(self.waiting.front());
-        let wait = first_wait.map(|waiter| waiter.since + self.settings.timeout).min();
-        let call = match self.table {
-            _ if !self.link.up || !self.out.is_empty() => None,
-            _ if now < self.not_before => Some(self.not_before),
-            Table::Needed | Table::Reading => None,
-            Table::Known => Some(self.next_call.min(self.next_beat)),
-        };
-        [wait, call].into_iter().flatten().fold(now + AWAKE_EVERY, Instant::min)
     }
 }
 

@@ -162,14 +162,7 @@ mod tests {
 
     use super::*;
     use crate::load::Lease;
-
-    #[derive(Default)]
-    struct Server(Ledger);
-    impl AsRef<Ledger> for Server {
-        fn as_ref(&self) -> &Ledger {
-            &self.0
-        }
-    }
+    use crate::load::testing::Server;
 
     #[test]
     fn the_service_time_is_measured_at_any_rate() {

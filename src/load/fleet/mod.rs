@@ -5,11 +5,13 @@
 //! | [`share`] | what this node knows of one pool; read by each choice |
 //! | [`exchange`] | the loop of one pool: publishes, takes views, lets Redis pick, keeps lease and table |
 //! | [`meter`] | measures rates and times, for the above |
-//! | [`mode`] | when `auto` asks Redis for each request, and when it does not |
+//! | [`decision`] | whether a pool asks Redis for each request now |
+//! | [`mode`] | when that pays: the rule of `auto` |
 //!
 //! A request never waits for Redis, except in exact mode, and there at most `redis.timeout`. The counts in Redis are
 //! right whatever happens on the way: that is the protocol's work ([`crate::load::redis`]).
 
+pub mod decision;
 pub mod exchange;
 pub mod meter;
 pub mod mode;

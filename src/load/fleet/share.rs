@@ -144,7 +144,7 @@ impl<T: AsRef<Ledger>> Share<T> {
         (seen > 0).then(|| Duration::from_nanos(age))
     }
 
-    /// From now on there is nobody who exchanges anything.
+    /// There is nobody now who exchanges anything.
     pub fn abandon(&self) {
         self.set_mode(Mode::Local);
     }
@@ -228,14 +228,7 @@ impl<T: AsRef<Ledger>> Share<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Debug, Default)]
-    struct Server(Ledger);
-    impl AsRef<Ledger> for Server {
-        fn as_ref(&self) -> &Ledger {
-            &self.0
-        }
-    }
+    use crate::load::testing::Server;
 
     fn share() -> (Arc<Share<Server>>, mpsc::UnboundedReceiver<Waiter<Server>>) {
         Share::new(vec![Arc::new(Server::default()), Arc::new(Server::default())])

@@ -5,13 +5,15 @@
 //! | [`Client`] | what the exchange loop calls; never waits for a connection |
 //! | `settings` | from our configuration to the library's |
 //! | `connection` | makes one connection, says whether it is fit, sends commands and reads answers |
-//! | `supervisor` | connects, notices the end, waits, connects again; the log |
+//! | `supervisor` | connects, notices the end, waits, connects again |
+//! | `standing` | whether Redis is of use; the log |
 //!
 //! The library's own reconnection is not used: it would replay commands, and stop at what it thinks fatal. Each connection is a
 //! library client of its own, so whatever was outstanding when it ends, ends with it.
 
 mod connection;
 mod settings;
+mod standing;
 mod supervisor;
 
 use std::future::Future;
@@ -28,6 +30,7 @@ use super::scripts::Script;
 use crate::config;
 use connection::Live;
 use settings::Settings;
+use standing::Standing;
 
 /// How long the end of a connection's tasks is waited for when the client is closed.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
@@ -88,14 +91,14 @@ struct Shared {
     /// None while there is no connection: calls fail at once.
     live: ArcSwapOption<Live>,
     link: watch::Sender<Link>,
+    standing: Standing,
     command_timeout: Duration,
 }
 
 impl Client {
     /// Starts to connect and returns at once. Must be called inside the runtime that will use the client.
     ///
-    /// A lost connection is made again for ever; the pause between two attempts grows to about 0.7 s, to 2 s where Redis refuses
-    /// (a wrong password).
+    /// A lost connection is made again for ever; the pause between two attempts grows to about 0.7 s.
     ///
     /// # Errors
     /// TLS cannot be set up, or there is no runtime. That Redis is away is no error.
@@ -105,6 +108,7 @@ impl Client {
         let shared = Arc::new(Shared {
             live: ArcSwapOption::empty(),
             link: watch::Sender::new(Link::default()),
+            standing: Standing::new(settings.servers.clone()),
             command_timeout: config.command_timeout,
         });
         let supervisor = runtime.spawn(supervisor::run(shared.clone(), settings));
@@ -117,7 +121,15 @@ impl Client {
     /// Why it cannot, in words.
     pub async fn probe(config: &config::Redis) -> Result<String, String> {
         let settings = Settings::new(config).map_err(|error| error.to_string())?;
-        connection::open(&settings).await.map(|(_, held)| held.version.clone()).map_err(|away| away.reason)
+        connection::open(&settings).await.map(|(_, held)| held.version.clone())
+    }
+
+    /// Whether a client can start, short of a runtime: for whoever must know it before.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn check(config: &config::Redis) -> Result<(), StartError> {
+        Settings::new(config).map(drop)
     }
 
     /// Runs a script: `EVALSHA`, and `EVAL` where Redis does not know it.
@@ -162,19 +174,29 @@ impl Client {
         self.bounded(|live| async move { Ok(live.max_memory_policy().await) }).await.ok().flatten()
     }
 
-    /// Rises with each new connection, from 1 on; what was outstanding under an older one is lost.
-    pub fn epoch(&self) -> u64 {
-        self.link().epoch
-    }
-
     /// Whether there is a connection.
     pub fn is_up(&self) -> bool {
         self.link().up
     }
 
-    /// [`Client::epoch`] and [`Client::is_up`] at one moment.
+    /// Whether there is a connection, and which.
     pub fn link(&self) -> Link {
         *self.inner.shared.link.borrow()
+    }
+
+    /// Whether Redis is of use: there is a connection, and it refuses the calls of no pool.
+    pub fn well(&self) -> watch::Receiver<bool> {
+        self.inner.shared.standing.well()
+    }
+
+    /// To be told by a pool whose calls Redis refuses, so that for it Redis is lost; the log says so once.
+    pub fn refused(&self, pool: &str, error: &str) {
+        self.inner.shared.standing.refused(pool, error);
+    }
+
+    /// To be told by a pool whose calls Redis does not refuse, or not any more.
+    pub fn answers_again(&self, pool: &str) {
+        self.inner.shared.standing.answers_again(pool);
     }
 
     /// Resolves to the present link as soon as it is another than `seen`: nothing is missed between two calls.
@@ -187,13 +209,6 @@ impl Client {
         }
     }
 
-    /// Gives up the connection and makes a new one, for a caller who finds that this one does not do.
-    pub fn reconnect(&self) {
-        if let Some(live) = self.inner.shared.live.load().as_ref() {
-            live.lose("given up by the caller");
-        }
-    }
-
     /// Closes the connection for good. What is outstanding is lost; later calls fail at once.
     pub async fn close(&self) {
         let supervisor = self.inner.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -202,6 +217,7 @@ impl Client {
             tokio::time::timeout(CLOSE_WAIT, supervisor).await.ok();
         }
         self.inner.shared.down();
+        self.inner.shared.standing.closed();
     }
 
     /// Runs `work` on the present connection, within `command_timeout`.

@@ -164,6 +164,12 @@ impl Node {
         }
     }
 
+    /// A node that knows nothing any more and goes on in the name of this one: what this one has sent is settled or void, once the
+    /// other's first call has run.
+    pub fn successor(&self) -> Self {
+        Self { seq: self.seq, ..Self::new(self.incarnation.clone(), self.lease_ms) }
+    }
+
     /// This node's name among all.
     pub fn incarnation(&self) -> &Bytes {
         &self.incarnation

@@ -68,6 +68,11 @@ impl Client {
         self.wire.write(bytes).await
     }
 
+    /// Sends bytes as they are, if it still can.
+    pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.wire.write(bytes).await
+    }
+
     /// Sends a `GET` with these extra header lines (each with its line end).
     pub async fn send_get(&mut self, path: &str, headers: &str) {
         self.send(request("GET", path, headers, "")).await;

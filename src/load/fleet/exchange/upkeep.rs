@@ -83,7 +83,7 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
 
     /// Takes back what a dead node held. One at a time: each view names it until it is done, and other nodes see it too.
     pub(super) fn reap(&mut self, dead: Bytes) {
-        if self.reaping || dead == self.node.incarnation() {
+        if self.reaping || dead == self.node.incarnation() || !self.grace.over(Instant::now()) {
             return;
         }
         self.reaping = true;
@@ -157,14 +157,25 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
             Rare::Audited(Err(CallError::Refused(text))) if text.starts_with("RETRY") => self.audits.in_full = true,
             Rare::Reaped(dead, reply) => {
                 self.reaping = false;
-                if reply.is_ok_and(|reply| calls::reaped(&reply) == Ok(true)) {
-                    self.metrics.reaped(&self.settings.pool);
-                    let node = String::from_utf8_lossy(&dead).into_owned();
-                    log::warn!(pool = self.settings.pool, node = node; "dead_node_reaped");
+                match reply {
+                    Ok(reply) if calls::reaped(&reply) == Ok(true) => {
+                        self.metrics.reaped(&self.settings.pool);
+                        let node = String::from_utf8_lossy(&dead).into_owned();
+                        log::warn!(pool = self.settings.pool, node = node; "dead_node_reaped");
+                    }
+                    Ok(_) => {}
+                    Err(error) => self.complain(scripts::REAP.name, error),
                 }
             }
             // The next round tries again.
-            Rare::Leases(Err(_)) | Rare::Audited(Err(_)) => {}
+            Rare::Leases(Err(error)) => self.complain("zrange", error),
+            Rare::Audited(Err(error)) => self.complain(scripts::AUDIT.name, error),
+        }
+    }
+
+    fn complain(&mut self, call: &'static str, error: CallError) {
+        if let CallError::Refused(text) = error {
+            self.complaints.refused(call, text, Instant::now());
         }
     }
 
@@ -200,7 +211,7 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
     }
 
     /// A clean end: the row goes at once, instead of when the lease runs out.
-    pub(super) async fn leave(mut self) {
+    pub(super) async fn leave(&mut self) {
         // From now on nobody waits for what will not be answered.
         self.share.abandon();
         self.queue.close();

@@ -60,7 +60,7 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
             }
         }
         if gone > 0 {
-            self.suspended = Some(now);
+            self.decision.waited_in_vain(now);
             self.metrics.waited_too_long(&self.settings.pool, gone);
         }
     }

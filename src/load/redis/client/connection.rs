@@ -1,6 +1,5 @@
 //! One connection: how it is made, and what goes over it.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +8,7 @@ use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike, Resp3Frame};
 use fred::types::config::{Options, Server};
 use fred::types::{ClusterHash, ConnectHandle, CustomCommand};
-use log::{debug, warn};
+use log::debug;
 use tokio::sync::mpsc;
 
 use super::CallError;
@@ -17,32 +16,17 @@ use super::settings::{Settings, UNRESPONSIVE};
 use crate::load::redis::reply::Value;
 use crate::load::redis::scripts::{AUDIT, EXCHANGE, REAP, REGISTER, Script};
 
+/// Why there is no connection: for the log.
+pub(super) type Away = String;
+
 /// How often one call is sent anew because a cluster's slot had moved: it did not run there.
 const MOVES: usize = 4;
-/// Texts of errors that are logged for one connection; each only once.
-const LOGGED_ERRORS: usize = 8;
-
-/// Why there is no connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Away {
-    /// For the log.
-    pub(super) reason: String,
-    /// Redis is there, and does not want us: an operator must act.
-    pub(super) refused: bool,
-}
-
-impl Away {
-    fn lost(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), refused: false }
-    }
-}
 
 /// A connection as callers see it.
 pub(super) struct Live {
     library: Library,
     clustered: bool,
     lose: mpsc::Sender<String>,
-    logged: Mutex<Vec<String>>,
 }
 
 /// A connection as the supervisor holds it. Dropped, it is closed at once.
@@ -67,7 +51,7 @@ pub(super) async fn open(settings: &Settings) -> Result<(Live, Held), Away> {
     let limit = settings.connect_limit;
     match tokio::time::timeout(limit, open_in_time(settings)).await {
         Ok(result) => result,
-        Err(_) => Err(Away::lost(format!("no connection within {} ms", limit.as_millis()))),
+        Err(_) => Err(format!("no connection within {} ms", limit.as_millis())),
     }
 }
 
@@ -80,10 +64,10 @@ async fn open_in_time(settings: &Settings) -> Result<(Live, Held), Away> {
         connected = library.wait_for_connect() => connected.map_err(|error| away(&error))?,
         ended = async { (&mut task.insert(Task(library.connect())).0).await } => return Err(ended_by(ended)),
     }
-    let Some(task) = task else { return Err(Away::lost("the connection did not start")) };
+    let Some(task) = task else { return Err("the connection did not start".to_owned()) };
     let (lose, lost) = mpsc::channel(1);
     let clustered = library.is_clustered();
-    let live = Live { library, clustered, lose, logged: Mutex::default() };
+    let live = Live { library, clustered, lose };
     live.refuse_read_only().await?;
     live.load_scripts().await;
     let version = live.library.server_version().map(|version| version.to_string()).unwrap_or_default();
@@ -92,30 +76,19 @@ async fn open_in_time(settings: &Settings) -> Result<(Live, Held), Away> {
 
 fn ended_by(ended: Result<Result<(), Error>, tokio::task::JoinError>) -> Away {
     match ended {
-        Ok(Ok(())) => Away::lost("the connection was closed"),
+        Ok(Ok(())) => "the connection was closed".to_owned(),
         Ok(Err(error)) => away(&error),
-        Err(_) => Away::lost("the connection's task failed"),
+        Err(_) => "the connection's task failed".to_owned(),
     }
 }
 
 fn away(error: &Error) -> Away {
-    let details = error.details();
-    let refused = match error.kind() {
-        ErrorKind::Auth | ErrorKind::Config | ErrorKind::InvalidArgument | ErrorKind::Tls => true,
-        // What a server answers begins with a word in capital letters.
-        ErrorKind::Unknown | ErrorKind::Protocol | ErrorKind::Sentinel => {
-            let word = details.split(' ').next().unwrap_or_default();
-            word.len() > 2 && word.bytes().all(|b| b.is_ascii_uppercase()) && !matches!(word, "LOADING" | "MASTERDOWN")
-        }
-        _ => false,
-    };
-    let reason = plain(details);
-    let reason = match error.kind() {
+    let reason = plain(error.details());
+    match error.kind() {
         ErrorKind::Tls => format!("TLS: {reason}"),
         ErrorKind::Sentinel => format!("sentinel: {reason}"),
         _ => reason.to_owned(),
-    };
-    Away { reason, refused }
+    }
 }
 
 /// The library shows errors of the system and of TLS as Rust structures: the sentence in it is what an operator wants.
@@ -134,7 +107,7 @@ impl Held {
     pub(super) async fn ended(&mut self) -> Away {
         tokio::select! {
             ended = &mut self.task.0 => ended_by(ended),
-            Some(reason) = self.lost.recv() => Away::lost(reason),
+            Some(reason) = self.lost.recv() => reason,
         }
     }
 }
@@ -176,14 +149,9 @@ impl Live {
                 if let Some(sha1) = words.first_mut() {
                     *sha1 = fred::types::Value::from_static_str(script.source);
                 }
-                let result = self.command("EVAL", key, words).await;
-                self.note(script.name, &result);
-                result
+                self.command("EVAL", key, words).await
             }
-            result => {
-                self.note(script.name, &result);
-                result
-            }
+            result => result,
         }
     }
 
@@ -266,7 +234,7 @@ impl Live {
             if field(&text, "role").as_deref() == Some("slave")
                 && field(&text, "slave_read_only").as_deref() == Some("1")
             {
-                return Err(Away { reason: "READONLY the server is a read-only replica".to_owned(), refused: true });
+                return Err("READONLY the server is a read-only replica".to_owned());
             }
         }
         Ok(())
@@ -312,24 +280,6 @@ impl Live {
         let odd = policies.iter().position(|policy| policy != NONE);
         (!policies.is_empty()).then(|| policies.swap_remove(odd.unwrap_or(0)))
     }
-
-    /// Logs what Redis refuses, once a connection for each text. What our scripts answer themselves is no news.
-    fn note(&self, call: &str, result: &Result<Value, CallError>) {
-        let Err(CallError::Refused(text)) = result else { return };
-        // Without these two Redis counts as lost, which is told elsewhere.
-        if call == EXCHANGE.name || call == REGISTER.name {
-            return;
-        }
-        let word = text.split(' ').next().unwrap_or_default();
-        if matches!(word, "NOLEASE" | "GAP" | "STALE" | "UNKNOWN" | "RETRY" | "TRYAGAIN") {
-            return;
-        }
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        if logged.len() < LOGGED_ERRORS && !logged.contains(text) {
-            warn!(call = call, error = text.as_str(); "redis_refuses");
-            logged.push(text.clone());
-        }
-    }
 }
 
 fn lost(error: Error) -> CallError {
@@ -371,12 +321,9 @@ mod tests {
         let refused = r#"Os { code: 111, kind: ConnectionRefused, message: "Connection refused" }"#;
         assert_eq!(plain(refused), "Connection refused");
         let tls = r#"Ssl(Error { code: ErrorCode(1), cause: None }, X509VerifyResult { code: 18, error: "self-signed certificate" })"#;
-        let tls = away(&Error::new(ErrorKind::Tls, tls));
-        assert_eq!((tls.reason.as_str(), tls.refused), ("TLS: self-signed certificate", true));
-        let password = away(&Error::new(ErrorKind::Auth, "WRONGPASS invalid username-password pair"));
-        assert_eq!((password.reason.as_str(), password.refused), ("WRONGPASS invalid username-password pair", true));
-        assert!(!away(&Error::new(ErrorKind::Unknown, "LOADING Redis is loading the dataset in memory")).refused);
-        assert!(away(&Error::new(ErrorKind::Unknown, "NOPERM this user has no permissions")).refused);
+        assert_eq!(away(&Error::new(ErrorKind::Tls, tls)), "TLS: self-signed certificate");
+        let password = "WRONGPASS invalid username-password pair";
+        assert_eq!(away(&Error::new(ErrorKind::Auth, password)), password);
     }
 
     #[test]

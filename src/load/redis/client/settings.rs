@@ -1,14 +1,13 @@
 //! From our configuration to the library's.
 
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use fred::types::config as library;
 use fred::types::config::{ClusterDiscoveryPolicy, Server, ServerConfig, TlsConnector, TlsHostMapping};
 
 use super::StartError;
-use crate::config::{Address, Redis, RedisServers, RedisTls};
+use crate::config::{Address, Redis, RedisServers, RedisTls, certificates};
 
 /// A connection on which an answer is overdue by this is given up, however short `command_timeout` is: Redis may be slow only.
 pub(super) const UNRESPONSIVE: Duration = Duration::from_secs(1);
@@ -89,7 +88,8 @@ fn connector(tls: &RedisTls, servers: &RedisServers) -> Result<library::TlsConfi
     builder.min_protocol_version(Some(native_tls::Protocol::Tlsv12));
     if let Some(path) = &tls.ca {
         builder.disable_built_in_roots(true);
-        for certificate in certificates(path)? {
+        let refused = |reason| StartError::Certificates { path: path.display().to_string(), reason };
+        for certificate in certificates(path).map_err(refused)? {
             builder.add_root_certificate(certificate);
         }
     }
@@ -101,13 +101,4 @@ fn connector(tls: &RedisTls, servers: &RedisServers) -> Result<library::TlsConfi
     };
     let hostnames = if by_name { TlsHostMapping::DefaultHost } else { TlsHostMapping::None };
     Ok(library::TlsConfig { connector, hostnames })
-}
-
-fn certificates(path: &Path) -> Result<Vec<native_tls::Certificate>, StartError> {
-    let refused = |reason: String| StartError::Certificates { path: path.display().to_string(), reason };
-    let pem = std::fs::read(path).map_err(|error| refused(format!("cannot be read: {error}")))?;
-    match native_tls::Certificate::stack_from_pem(&pem) {
-        Ok(list) if !list.is_empty() => Ok(list),
-        _ => Err(refused("holds no certificate in PEM form".to_owned())),
-    }
 }
