@@ -395,9 +395,10 @@ impl ProxyHttp for Proxy {
         if nobody_listens {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
-        let written = self.answer(session, ctx, refusal).await.is_ok();
-        let can_reuse_downstream = written && session.as_mut().is_body_done() && refusal != Refusal::BadRequest;
-        FailToProxy { error_code: refusal.status().as_u16(), can_reuse_downstream }
+        // Pingora ends the connection after a failed attempt, whatever we say: the client must know, or its next request is lost.
+        session.set_keepalive(None);
+        self.answer(session, ctx, refusal).await.ok();
+        FailToProxy { error_code: refusal.status().as_u16(), can_reuse_downstream: false }
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
