@@ -105,6 +105,13 @@ async fn the_fleet_together_keeps_the_limit() {
         assert_eq!(origin.most_in_flight(), 2, "with Redis");
     }
     redis.stop();
+    for node in &nodes {
+        until("it is noticed", async || node.pool("app").await["mode"] == "local").await;
+    }
+    // What was admitted by the fleet's limit comes to its end.
+    let before = served();
+    until("some traffic without Redis", async || served() > before + 50).await;
+    origins.iter().for_each(Origin::forget_most);
     // Each node may use its share, rounded down, but one at least.
     let before = served();
     within(Duration::from_secs(10), "traffic without Redis", async || served() > before + 300).await;

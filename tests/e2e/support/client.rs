@@ -63,11 +63,6 @@ impl Client {
         self.try_send(bytes).await.unwrap();
     }
 
-    /// Sends bytes as they are to somebody who may not want them.
-    pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
-        self.wire.write(bytes).await
-    }
-
     /// Sends bytes as they are, if it still can.
     pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.wire.write(bytes).await

@@ -165,6 +165,11 @@ impl Origin {
         self.state.most_in_flight.load(SeqCst)
     }
 
+    /// The most is counted anew.
+    pub fn forget_most(&self) {
+        self.state.most_in_flight.store(self.in_flight(), SeqCst);
+    }
+
     /// Requests whose connection ended before their answer.
     pub fn cancelled(&self) -> usize {
         self.state.cancelled.load(SeqCst)
