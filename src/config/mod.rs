@@ -84,16 +84,12 @@ pub struct Config {
 pub fn load(path: &Path) -> Result<Config, Problems> {
     let file = path.display().to_string();
     let bytes = std::fs::read(path)
-        .map_err(|error| Problems::one(&file, None, format!("cannot be read: {}{}", reason(&error), other(&error))))?;
+        .map_err(|error| Problems::one(&file, None, format!("cannot be read: {}", reason(&error))))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let line = 1 + count_lines(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
         Problems::one(&file, Some(line), "is not UTF-8 text: save the file as UTF-8".to_owned())
     })?;
     read(&text, &file, &|name| std::env::var(name).ok(), files::check)
-}
-
-fn other(error: &std::io::Error) -> &'static str {
-    if error.kind() == std::io::ErrorKind::NotFound { " (name another with `-c FILE`)" } else { "" }
 }
 
 fn reason(error: &std::io::Error) -> String {

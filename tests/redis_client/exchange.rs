@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
-use fairlead::load::fleet::{Command, Exchange, Mode, Settings, Share};
+use fairlead::load::fleet::{Command, Exchange, Mode, Reply, Settings, Share};
 use fairlead::load::redis::calls::Terms;
 use fairlead::load::{Lease, Ledger};
 use fairlead::observe::fleet::FleetMetrics;
@@ -59,7 +59,10 @@ async fn an_exchange_that_failed_begins_anew() {
     server.mined.store(true, SeqCst);
     until("it has failed", async || !logged("exchange_failed pool=mined").is_empty()).await;
     assert_eq!((share.mode(), active.load(SeqCst)), (Mode::Local, 0));
-    assert!(share.acquire(Default::default()).await.is_none(), "who asks meanwhile chooses locally");
+    assert!(
+        matches!(share.acquire(Default::default()).await, Reply::ChooseYourself),
+        "who asks meanwhile chooses locally"
+    );
     held.push(Lease::take(server.clone()));
 
     until("it works again", async || share.mode() == Mode::Batched && in_redis() == "2").await;
