@@ -2,12 +2,14 @@
 //! held by a request to its end.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use prometheus::{Histogram, IntCounter};
 
-use crate::config::{self, ClientLimits, ClientTimeouts, Config, Match, RouteTimeouts, Rules};
+use crate::config::{self, ClientLimits, ClientTimeouts, Config, Match, Retry, RouteTimeouts, Rules};
+use crate::load::Traffic;
 use crate::load::connections::Gate;
 use crate::observe::metrics::{Class, Metrics};
 use crate::routing::RouteTable;
@@ -18,6 +20,8 @@ use crate::upstream::Pool;
 pub struct Snapshot {
     /// Who serves what.
     pub routes: RouteTable<Arc<Route>>,
+    /// All routes, in the file's order.
+    pub all_routes: Vec<Arc<Route>>,
     /// All pools, in the file's order.
     pub pools: Vec<Arc<Pool>>,
     listeners: Vec<Listener>,
@@ -47,6 +51,10 @@ pub struct Route {
     /// As configured.
     pub timeouts: RouteTimeouts,
     /// As configured.
+    pub retry: Retry,
+    /// Its requests.
+    pub traffic: Arc<Traffic>,
+    /// As configured.
     pub rules: Rules,
     /// As configured.
     pub path_prefix: String,
@@ -59,13 +67,39 @@ pub struct Route {
 pub struct Target {
     /// Who serves.
     pub pool: Arc<Pool>,
+    /// The route's requests.
+    pub traffic: Arc<Traffic>,
     /// `fairlead_requests_total` by class.
     pub requests: [IntCounter; Class::COUNT],
     /// `fairlead_request_duration_seconds`.
     pub duration: Histogram,
 }
 
+/// A request on its route: live until this is dropped.
+#[derive(Debug)]
+pub struct Visit(Arc<Route>);
+
+impl Deref for Visit {
+    type Target = Route;
+
+    fn deref(&self) -> &Route {
+        &self.0
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.0.traffic.end();
+    }
+}
+
 impl Route {
+    /// A request begins.
+    pub fn visit(self: &Arc<Self>) -> Visit {
+        self.traffic.begin();
+        Visit(self.clone())
+    }
+
     /// Draws a pool by the route's shares.
     pub fn draw(&self) -> Option<&Arc<Target>> {
         if let [(only, _)] = self.targets.as_slice() {
@@ -83,9 +117,9 @@ impl Snapshot {
         let pools: Vec<_> = config.pools.iter().map(|pool| Arc::new(Pool::new(pool.clone(), metrics))).collect();
         let whole = whole_traffic(config);
         let routes = if config.routes.is_empty() { std::slice::from_ref(&whole) } else { &config.routes };
-        let table = RouteTable::new(
-            routes.iter().map(|route| (route.matches.clone(), Arc::new(make_route(route, &pools, metrics)))),
-        );
+        let all_routes: Vec<_> = routes.iter().map(|route| Arc::new(make_route(route, &pools, metrics))).collect();
+        let matches = routes.iter().map(|route| route.matches.clone());
+        let table = RouteTable::new(matches.zip(all_routes.iter().cloned()));
         let listeners = config.listeners.iter().zip(bound);
         let listeners = listeners
             .map(|(listener, &bound)| Listener {
@@ -96,7 +130,7 @@ impl Snapshot {
                 gate: Arc::new(Gate::new(listener.limits.connections, listener.limits.per_client)),
             })
             .collect();
-        Snapshot { routes: table, pools, listeners, trusted: config.trusted_proxies.clone() }
+        Snapshot { routes: table, all_routes, pools, listeners, trusted: config.trusted_proxies.clone() }
     }
 
     /// All listeners, in the file's order.
@@ -145,10 +179,12 @@ fn whole_traffic(config: &Config) -> config::Route {
         split: vec![config::Share { pool: only, weight: 1 }],
         rules: Rules::default(),
         timeouts: RouteTimeouts::default(),
+        retry: Retry::default(),
     }
 }
 
 fn make_route(route: &config::Route, pools: &[Arc<Pool>], metrics: &Metrics) -> Route {
+    let traffic = Arc::new(Traffic::new(route.retry.budget));
     let mut upto = 0;
     let mut targets = Vec::new();
     for share in &route.split {
@@ -158,6 +194,7 @@ fn make_route(route: &config::Route, pools: &[Arc<Pool>], metrics: &Metrics) -> 
         let counter = |class: Class| metrics.requests.with_label_values(&[labels[0], labels[1], class.as_str()]);
         let target = Target {
             pool: pool.clone(),
+            traffic: traffic.clone(),
             requests: Class::ALL.map(counter),
             duration: metrics.duration.with_label_values(&labels),
         };
@@ -168,6 +205,8 @@ fn make_route(route: &config::Route, pools: &[Arc<Pool>], metrics: &Metrics) -> 
         timeouts: route.timeouts,
         rules: route.rules.clone(),
         path_prefix: route.matches.path_prefix.clone(),
+        retry: route.retry.clone(),
+        traffic,
         targets,
     }
 }

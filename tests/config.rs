@@ -302,3 +302,12 @@ proptest! {
         let _ = read(&text);
     }
 }
+
+#[test]
+fn a_route_that_says_nothing_of_retries_has_the_defaults() {
+    let text = "version: 1\nlisteners: [{ address: 0.0.0.0:9090 }]\nroutes: [{ pool: app }]\npools: { app: { servers: [\"10.0.0.1:9000\"] } }\n";
+    let route = &read(text).unwrap().routes[0];
+    assert_eq!(route.retry, config::Retry::default());
+    assert_eq!(route.timeouts.per_try, config::RouteTimeouts::default().per_try);
+    assert_eq!(route.timeouts.per_try, config::PerTry::Adaptive);
+}

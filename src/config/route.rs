@@ -7,8 +7,9 @@ use http::{HeaderName, HeaderValue};
 
 use super::fields::Fields;
 use super::kind::{List, Named, OneOrMany, OrNone, Parsed, Section, whole};
+use super::retry::{PerTry, PerTryKind, Retry, retry};
 use super::rules::{Rules, rules};
-use super::units::{host_name, name, span, url_path};
+use super::units::{host_name, name, show, span, url_path};
 
 /// Which requests go where.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct Route {
     pub rules: Rules,
     /// How long a request may take.
     pub timeouts: RouteTimeouts,
+    /// When a request that failed is sent again.
+    pub retry: Retry,
 }
 
 /// A pool's share of a route.
@@ -63,6 +66,8 @@ pub enum HostPattern {
 pub struct RouteTimeouts {
     /// Until the final response header, all attempts included; the time in which the client still sends its body does not count.
     pub response: Option<Duration>,
+    /// One attempt, until the response header; it begins when the whole request was sent.
+    pub per_try: PerTry,
     /// Between two bytes, either way.
     pub idle: Option<Duration>,
     /// The same for an upgraded connection.
@@ -87,8 +92,9 @@ pub(super) fn route(f: &mut Fields<'_>) -> Option<RouteDraft> {
     );
     let timeouts =
         f.section("timeouts", "How long a request may take on the server's side; `none`: no limit.", route_timeouts);
+    let retry = f.section("retry", "When a request that failed is sent again.", retry);
     let rules = rules(f);
-    f.later(&["retry", "rate_limit"]);
+    f.later(&["rate_limit"]);
 
     let name = name.unwrap_or_else(|| format!("route-{}", f.own_name()));
     match (f.given("pool"), f.given("split")) {
@@ -113,7 +119,8 @@ pub(super) fn route(f: &mut Fields<'_>) -> Option<RouteDraft> {
         (None, None) => return None,
     };
     check_split(f, &split, places.as_deref());
-    Some(RouteDraft { route: Route { name, matches: matches?, split, rules: rules?, timeouts: timeouts? }, places })
+    let route = Route { name, matches: matches?, split, rules: rules?, timeouts: timeouts?, retry: retry? };
+    Some(RouteDraft { route, places })
 }
 
 /// The items that could be read, each with its place.
@@ -229,11 +236,30 @@ fn trim_prefix(mut prefix: String) -> String {
 fn route_timeouts(f: &mut Fields<'_>) -> Option<RouteTimeouts> {
     let response =
         f.default("response", "Until the final response header, all attempts included.", OrNone(span()), "15s");
+    let per_try = f.default(
+        "per_try",
+        "One attempt, until the response header. `adaptive`: only where its server has fallen silent and another can have the request.",
+        PerTryKind,
+        "adaptive",
+    );
     let idle = f.default("idle", "Between two bytes, either way.", OrNone(span()), "60s");
     let websocket_idle =
         f.default("websocket_idle", "Between two bytes of an upgraded connection, either way.", OrNone(span()), "1h");
-    f.later(&["per_try", "total"]);
-    Some(RouteTimeouts { response: response?, idle: idle?, websocket_idle: websocket_idle? })
+    f.later(&["total"]);
+    let (response, per_try) = (response?, per_try?);
+    if let (Some(response), PerTry::Limit(limit)) = (response, per_try)
+        && limit >= response
+    {
+        f.problem(
+            &["per_try".into()],
+            format!(
+                "`{}` never runs out, since `response` ends all attempts after {}: shorten it, or write `none`",
+                show(limit),
+                show(response)
+            ),
+        );
+    }
+    Some(RouteTimeouts { response, per_try, idle: idle?, websocket_idle: websocket_idle? })
 }
 
 fn host_pattern() -> Parsed<HostPattern> {
@@ -313,6 +339,7 @@ impl Default for RouteTimeouts {
     fn default() -> Self {
         RouteTimeouts {
             response: Some(Duration::from_secs(15)),
+            per_try: PerTry::Adaptive,
             idle: Some(Duration::from_secs(60)),
             websocket_idle: Some(Duration::from_secs(3600)),
         }

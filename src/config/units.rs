@@ -101,6 +101,54 @@ pub(super) fn show(span: Duration) -> String {
     }
 }
 
+/// A share in whole percent, such as `30%`, up to `100%`.
+pub(super) struct Percent {
+    min: u32,
+}
+
+/// A share of at least `min` percent.
+pub(super) fn percent(min: u32) -> Percent {
+    Percent { min }
+}
+
+impl Percent {
+    fn form(&self) -> Parsed<u32> {
+        Parsed { what: "a share such as `30%`", pattern: "^(100|[0-9]{1,2})%$", parse: parse_percent }
+    }
+}
+
+impl Kind for Percent {
+    type Out = u32;
+
+    fn what(&self) -> String {
+        self.form().what()
+    }
+
+    fn schema(&self) -> Value {
+        self.form().schema()
+    }
+
+    fn read(&self, node: &Node, found: &mut Findings) -> Option<u32> {
+        let share = self.form().read(node, found)?;
+        if share < self.min {
+            found.add(format!("{} is too small: give at least {}%", node.shown(), self.min));
+            return None;
+        }
+        Some(share)
+    }
+}
+
+fn parse_percent(text: &str) -> Result<u32, String> {
+    let number = text.strip_suffix('%').unwrap_or(text);
+    match number.parse::<u32>() {
+        Ok(share @ 0..=100) if number.bytes().all(|b| b.is_ascii_digit()) => match text.ends_with('%') {
+            true => Ok(share),
+            false => Err(format!("has no unit: write `{share}%`")),
+        },
+        _ => Err("is not a share: write a whole number from 0 to 100 with `%`, like `30%`".to_owned()),
+    }
+}
+
 /// How often a second, such as `50/s`; 0 is refused.
 pub(super) fn rate() -> Parsed<u32> {
     Parsed {
@@ -300,6 +348,17 @@ mod tests {
         }
         for text in ["0s", "1ms", "1500ms", "90s", "2m", "1h"] {
             assert_eq!(show(parse_duration(text).unwrap()), text);
+        }
+    }
+
+    #[test]
+    fn shares() {
+        assert_eq!(parse_percent("30%"), Ok(30));
+        assert_eq!(parse_percent("0%"), Ok(0));
+        assert_eq!(parse_percent("100%"), Ok(100));
+        assert_eq!(parse_percent("30").unwrap_err(), "has no unit: write `30%`");
+        for bad in ["", "%", "-1%", "+1%", "101%", "0.5%", "5 %", "half"] {
+            assert!(parse_percent(bad).unwrap_err().contains("is not a share"), "{bad}");
         }
     }
 

@@ -4,4 +4,5 @@ pub mod client;
 pub mod hop_by_hop;
 pub mod request_id;
 pub mod rules;
+pub mod stream;
 pub mod target;

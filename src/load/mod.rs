@@ -10,6 +10,8 @@ mod queue;
 pub mod redis;
 #[cfg(test)]
 mod testing;
+pub mod traffic;
 
 pub use ledger::{Lease, Ledger};
 pub use queue::{Left, Queue};
+pub use traffic::{Permit, Traffic};

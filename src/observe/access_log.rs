@@ -38,8 +38,8 @@ pub struct Entry<'a> {
     pub pool: &'a str,
     /// Name of the last server tried.
     pub server: &'a str,
-    /// How many attempts were made.
-    pub attempts: u32,
+    /// All attempts that were made, in their order.
+    pub attempts: &'a [Attempt<'a>],
     /// From the request's header to the end.
     pub duration_ms: f64,
     /// From the last attempt's start to its response header; absent when there was none.
@@ -54,6 +54,17 @@ pub struct Entry<'a> {
     /// As sent; only in the combined format.
     #[serde(skip)]
     pub referer: &'a str,
+}
+
+/// One attempt at one server.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Attempt<'a> {
+    /// Name of the server.
+    pub server: &'a str,
+    /// How it ended, as in `fairlead_attempts_total`.
+    pub result: &'a str,
+    /// From its beginning to its end, the body included.
+    pub ms: f64,
 }
 
 fn rfc3339<S: serde::Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
@@ -105,7 +116,8 @@ impl AccessLog {
     }
 }
 
-/// The line that web servers agree on. Quotes and control characters in what clients sent are escaped, so that
+/// The line that web servers agree on, and at its end, where readers of that form do not look, the attempts as
+/// `SERVER:RESULT:MSms,…`, or `-`. Quotes and control characters in what clients sent are escaped, so that
 /// nobody can forge a line.
 fn combined(out: &mut Vec<u8>, e: &Entry) -> std::io::Result<()> {
     match e.client {
@@ -121,6 +133,14 @@ fn combined(out: &mut Vec<u8>, e: &Entry) -> std::io::Result<()> {
     out.extend_from_slice(b"\" \"");
     escape(out, if e.user_agent.is_empty() { "-" } else { e.user_agent });
     out.push(b'"');
+    let mut before = ' ';
+    for attempt in e.attempts {
+        write!(out, "{before}{}:{}:{:.0}ms", attempt.server, attempt.result, attempt.ms)?;
+        before = ',';
+    }
+    if e.attempts.is_empty() {
+        out.extend_from_slice(b" -");
+    }
     Ok(())
 }
 
@@ -160,7 +180,10 @@ mod tests {
             route: "r",
             pool: "p",
             server: "s",
-            attempts: 1,
+            attempts: &[
+                Attempt { server: "10.0.0.1:9000", result: "connect_failed", ms: 3.2 },
+                Attempt { server: "s", result: "success", ms: 20.0 },
+            ],
             duration_ms: 1.5,
             upstream_ms: None,
             bytes_in: 0,
@@ -178,6 +201,8 @@ mod tests {
         assert_eq!(value["client"], "10.0.0.1");
         assert_eq!(value["time"], "2026-11-22T13:44:05.000Z");
         assert!(value.get("upstream_ms").is_none());
+        let first = serde_json::json!({ "server": "10.0.0.1:9000", "result": "connect_failed", "ms": 3.2 });
+        assert_eq!((&value["attempts"][0], value["attempts"].as_array().unwrap().len()), (&first, 2));
     }
 
     #[test]
@@ -186,7 +211,7 @@ mod tests {
         combined(&mut line, &entry()).unwrap();
         assert_eq!(
             String::from_utf8(line).unwrap(),
-            r#"10.0.0.1 - - [22/Nov/2026:13:44:05 +0000] "GET /a?b=\"c HTTP/1.1" 200 12 "-" "x\x0ay""#
+            r#"10.0.0.1 - - [22/Nov/2026:13:44:05 +0000] "GET /a?b=\"c HTTP/1.1" 200 12 "-" "x\x0ay" 10.0.0.1:9000:connect_failed:3ms,s:success:20ms"#
         );
     }
 

@@ -37,6 +37,11 @@ impl Latencies {
         self.current.store(next, Ordering::Relaxed);
     }
 
+    /// Requests counted.
+    pub fn count(&self) -> u64 {
+        self.windows.iter().flat_map(|window| window.iter()).map(|count| u64::from(count.load(Ordering::Relaxed))).sum()
+    }
+
     /// The latency below which `share` (0 to 1) of the requests stayed, in milliseconds; 0 when there were none.
     pub fn quantile_ms(&self, share: f64) -> f64 {
         let counts: Vec<u64> =
@@ -101,6 +106,7 @@ mod tests {
         let p99 = latencies.quantile_ms(0.99);
         assert!((50.0..=57.0).contains(&p50), "{p50}");
         assert!((99.0..=113.0).contains(&p99), "{p99}");
+        assert_eq!(latencies.count(), 100);
         latencies.rotate();
         assert!(latencies.quantile_ms(0.5) > 0.0, "the last window still counts");
         latencies.rotate();

@@ -21,6 +21,8 @@ pub struct Metrics {
     pub attempts: IntCounterVec,
     /// Attempts beyond the first, by pool and reason.
     pub retries: IntCounterVec,
+    /// Retries that the budget did not allow, by pool.
+    pub retries_refused: IntCounterVec,
     /// Requests that Fairlead answered itself, and connections that it refused or ended, by name of the refusal.
     pub refused: IntCounterVec,
     /// Clients' connections by listener; set when scraped.
@@ -78,6 +80,11 @@ impl Metrics {
             duration,
             attempts: counters("fairlead_attempts_total", "Requests sent to servers", &["pool", "server", "result"])?,
             retries: counters("fairlead_retries_total", "Attempts beyond the first", &["pool", "reason"])?,
+            retries_refused: counters(
+                "fairlead_retries_refused_total",
+                "Retries that the budget did not allow",
+                &["pool"],
+            )?,
             refused: counters(
                 "fairlead_refused_total",
                 "Requests that Fairlead answered itself, connections that it refused",

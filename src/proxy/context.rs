@@ -5,21 +5,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
+use smallvec::SmallVec;
 
 use crate::filters::client::Client;
-use crate::load::Lease;
 use crate::load::connections::Pass;
+use crate::load::{Lease, Permit};
 use crate::node::Node;
 use crate::proxy::Patience;
 use crate::proxy::deadline::{Socket, Ticket};
+use crate::proxy::per_try::{Over, Wait};
 use crate::proxy::refusal::Refusal;
 use crate::proxy::slow::Pace;
-use crate::snapshot::{Route, Snapshot, Target};
+use crate::snapshot::{Snapshot, Target, Visit};
 use crate::upstream::Server;
 use crate::upstream::admission::Seat;
 use crate::upstream::circuit::Trial;
 use crate::upstream::pool::Tried;
-use crate::upstream::server::Outcome;
+use crate::upstream::server::{Ended, Outcome};
 
 /// One request.
 #[derive(Debug)]
@@ -33,25 +35,31 @@ pub struct Context {
     /// None until `request_filter`.
     pub request_id: Option<HeaderValue>,
     /// None: no route.
-    pub route: Option<Arc<Route>>,
+    pub route: Option<Visit>,
     /// None: no route.
     pub target: Option<Arc<Target>>,
     /// For `balance: hash`.
     pub key: u64,
     /// It asks to switch protocols.
     pub upgrade: bool,
+    /// It is alike enough to others for their times to say something about it: no upgrade, no stream.
+    pub comparable: bool,
     /// None: no limit.
     pub patience: Option<Patience>,
     /// The client is still sending its body.
     pub uploading: bool,
     /// Until when the response header must be there; none: no limit.
     pub deadline: Option<Instant>,
-    /// Attempts begun.
-    pub attempts: u32,
-    /// Servers that cannot be connected to, by index.
+    /// Attempts that are over.
+    pub made: SmallVec<[Made; 1]>,
+    /// Servers that failed, by index.
     pub tried: Tried,
-    /// The last server tried.
-    pub server: Option<Arc<Server>>,
+    /// Another attempt follows, not before this moment.
+    pub again: Option<Instant>,
+    /// Room in the budget for a retry: it waits or runs.
+    pub permit: Option<Permit>,
+    /// Room for the next one, taken when the wait for a silent server was ended.
+    pub granted: Option<Permit>,
     /// Why the request failed, once it has.
     pub failure: Option<Refusal>,
     /// Time to the response header of the last attempt.
@@ -71,8 +79,24 @@ struct Attempt {
     /// The pool's circuit was not closed when it began.
     trial: Option<Trial>,
     began: Instant,
+    /// None: the client still sends its body.
+    sent: Option<Instant>,
     ticket: Option<Ticket>,
     status: u16,
+    first_byte: Option<Duration>,
+    /// Its silence was counted as a failure of the server.
+    told: bool,
+}
+
+/// An attempt that is over.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// Who was asked.
+    pub server: Arc<Server>,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// From its beginning to its end, the body included.
+    pub took: Duration,
 }
 
 impl Context {
@@ -87,12 +111,15 @@ impl Context {
             target: None,
             key: 0,
             upgrade: false,
+            comparable: false,
             patience: None,
             uploading: false,
             deadline: None,
-            attempts: 0,
+            made: SmallVec::new(),
             tried: Tried::new(),
-            server: None,
+            again: None,
+            permit: None,
+            granted: None,
             failure: None,
             to_header: None,
             pace: Pace::default(),
@@ -111,45 +138,89 @@ impl Context {
 
     /// An attempt begins; the last must have ended.
     pub fn begin_attempt(&mut self, Seat { lease, trial }: Seat) {
-        self.attempts += 1;
         self.to_header = None;
-        self.server = Some(lease.holder().clone());
-        self.attempt = Some(Attempt { lease, trial, began: Instant::now(), ticket: None, status: 0 });
+        let began = Instant::now();
+        let sent = (!self.uploading).then_some(began);
+        let (first_byte, told) = (None, false);
+        self.attempt = Some(Attempt { lease, trial, began, sent, ticket: None, status: 0, first_byte, told });
     }
 
-    /// The attempt has a connection: from now on its deadline is watched.
-    pub fn watch(&mut self, socket: Socket) {
-        if let (Some(attempt), Some(at)) = (&mut self.attempt, self.deadline) {
-            attempt.ticket = Some(self.node.deadlines.arm(at, socket));
+    /// Attempts begun.
+    pub fn attempts(&self) -> u32 {
+        self.made.len() as u32 + u32::from(self.attempt.is_some())
+    }
+
+    /// The last server tried.
+    pub fn server(&self) -> Option<&Arc<Server>> {
+        let now = self.attempt.as_ref().map(|attempt| attempt.lease.holder());
+        now.or_else(|| self.made.last().map(|made| &made.server))
+    }
+
+    /// Until the response header must be there; None: no limit.
+    pub fn left(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// The attempt has a connection: from now on its wait for a header is watched. `repeatable`: see [`Wait`].
+    pub fn watch(&mut self, socket: Socket, repeatable: bool) {
+        let (Some(attempt), Some(route), Some(target)) = (&mut self.attempt, &self.route, &self.target) else { return };
+        let mut wait = Wait::new(attempt.lease.holder().clone(), target.clone());
+        (wait.until, wait.sent, wait.repeatable) = (self.deadline, attempt.sent, repeatable);
+        (wait.per_try, wait.comparable) = (route.timeouts.per_try, self.comparable);
+        wait.tried.extend_from_slice(&self.tried);
+        attempt.ticket = Some(self.node.deadlines.arm(wait, socket));
+    }
+
+    /// A part of the request's body came in: that time was the client's own, not the server's. `done`: it was the last;
+    /// `repeatable`: see [`Wait`].
+    pub fn uploaded(&mut self, done: bool, repeatable: bool) {
+        let now = Instant::now();
+        self.uploading = !done;
+        if let Some(patience) = self.patience {
+            self.deadline = Some(now + patience.left(!done));
+        }
+        let until = self.deadline;
+        let Some(attempt) = &mut self.attempt else { return };
+        attempt.sent = done.then_some(now);
+        let sent = attempt.sent;
+        if let Some(ticket) = &attempt.ticket {
+            self.node
+                .deadlines
+                .change(ticket, |wait| (wait.until, wait.sent, wait.repeatable) = (until, sent, repeatable));
         }
     }
 
-    /// The client is still sending its body: that time is its own, not the server's.
-    pub fn postpone(&mut self, deadline: Instant) {
-        self.deadline = Some(deadline);
-        if let Some(ticket) = self.attempt.as_ref().and_then(|attempt| attempt.ticket.as_ref()) {
-            self.node.deadlines.postpone(ticket, deadline);
+    /// A response header is there, perhaps an interim one.
+    pub fn sign_of_life(&self) {
+        if let Some(attempt) = &self.attempt {
+            attempt.lease.holder().answered(Instant::now());
         }
     }
 
-    /// The final response header is there. False if it came too late and the connection is shut down.
-    pub fn header_arrived(&mut self, status: u16) -> bool {
-        let Some(attempt) = &mut self.attempt else { return true };
+    /// The final response header is there. An error if it came too late and the connection is shut down.
+    pub fn header_arrived(&mut self, status: u16) -> Result<(), Refusal> {
+        let Some(attempt) = &mut self.attempt else { return Ok(()) };
+        let now = Instant::now();
         attempt.status = status;
-        self.to_header = Some(attempt.began.elapsed());
+        attempt.lease.holder().answered(now);
+        self.to_header = Some(now.saturating_duration_since(attempt.began));
+        attempt.first_byte = attempt.sent.filter(|_| self.comparable).map(|sent| now.saturating_duration_since(sent));
+        if let (Some(took), Some(target)) = (attempt.first_byte, &self.target) {
+            target.traffic.record(took);
+        }
         if attempt.trial.is_some()
             && status < 500
             && let Some(target) = &self.target
         {
             target.pool.circuit.learned(true);
         }
-        !self.disarm()
+        self.disarm().map_or(Ok(()), Err)
     }
 
     /// The attempt is over. Its lease goes back; `failed` says why it failed, if it did.
     pub fn end_attempt(&mut self, failed: Option<Refusal>) {
-        if self.disarm() {
-            self.failure = Some(Refusal::ResponseTimeout);
+        if let Some(late) = self.disarm() {
+            self.failure = Some(late);
         }
         let Some(attempt) = self.attempt.take() else { return };
         let outcome = match failed.or(self.failure) {
@@ -157,7 +228,18 @@ impl Context {
             None if attempt.status >= 500 => Outcome::ServerError,
             None => Outcome::Success,
         };
-        attempt.lease.holder().observe_attempt(outcome, self.to_header);
+        let Attempt { began, first_byte, told, .. } = attempt;
+        let now = Instant::now();
+        if outcome == Outcome::Timeout
+            && self.to_header.is_none()
+            && self.comparable
+            && let (Some(sent), Some(target)) = (attempt.sent, &self.target)
+        {
+            target.traffic.record(now.saturating_duration_since(sent));
+        }
+        let server = attempt.lease.holder();
+        server.observe_attempt(&Ended { outcome, began, to_header: self.to_header, first_byte, told });
+        self.made.push(Made { server: server.clone(), outcome, took: now.saturating_duration_since(began) });
         if attempt.trial.is_some()
             && outcome.is_error()
             && let Some(target) = &self.target
@@ -166,10 +248,18 @@ impl Context {
         }
     }
 
-    /// Stops watching the deadline. True if it was over.
-    pub fn disarm(&mut self) -> bool {
-        let ticket = self.attempt.as_mut().and_then(|attempt| attempt.ticket.take());
-        ticket.is_some_and(|ticket| self.node.deadlines.disarm(ticket))
+    /// Stops watching the wait for a header. Some: it was over, and the connection has been shut down.
+    pub fn disarm(&mut self) -> Option<Refusal> {
+        let attempt = self.attempt.as_mut()?;
+        let end = self.node.deadlines.disarm(attempt.ticket.take()?);
+        attempt.told |= end.told;
+        match end.over? {
+            Over::Response => Some(Refusal::ResponseTimeout),
+            Over::PerTry(permit) => {
+                self.granted = permit;
+                Some(Refusal::PerTryTimeout)
+            }
+        }
     }
 }
 
@@ -225,11 +315,25 @@ mod tests {
         ctx.end_attempt(Some(Refusal::ConnectFailed));
         assert_eq!(in_flight(&node), 0);
         begin(&mut ctx);
-        assert_eq!((in_flight(&node), ctx.attempts), (1, 2));
+        assert_eq!((in_flight(&node), ctx.attempts()), (1, 2));
         ctx.end_attempt(None);
         ctx.end_attempt(None);
         assert_eq!(in_flight(&node), 0);
+        let outcomes: Vec<_> = ctx.made.iter().map(|made| made.outcome).collect();
+        assert_eq!(outcomes, [Outcome::ConnectFailed, Outcome::Success]);
         drop(ctx);
         assert_eq!(in_flight(&node), 0);
+    }
+
+    #[test]
+    fn a_request_is_live_on_its_route_until_its_end() {
+        let node = node();
+        let snapshot = node.snapshot.load_full();
+        let route = snapshot.all_routes[0].clone();
+        let mut ctx = Context::new(&node);
+        ctx.route = Some(route.visit());
+        assert_eq!(route.traffic.live(), 1);
+        drop(ctx);
+        assert_eq!(route.traffic.live(), 0);
     }
 }

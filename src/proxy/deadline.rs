@@ -1,8 +1,9 @@
 //! Deadlines for response headers, which Pingora does not have: its read timeout is fixed when an attempt starts and
 //! applies to the body too, so a short one would cut streams that pause.
 //!
-//! Each attempt that waits for its header is entered here with the descriptor of its connection. One thread looks over
-//! all entries every [`TICK`]; where the time is over it shuts the connection down, and Pingora sees it closed.
+//! Each attempt that waits for its header is entered here with the descriptor of its connection and with what its wait
+//! depends on ([`Wait`]). One thread looks over all entries every [`TICK`]; where the time is over it shuts the connection
+//! down, and Pingora sees it closed.
 //!
 //! A descriptor is only a number: when the attempt ends on its own at the same moment, the number may already mean
 //! another connection. So the thread first has the kernel duplicate it (through a pair of Unix sockets, which needs no
@@ -18,6 +19,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{self, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockaddrStorage};
+
+use crate::proxy::per_try::{Over, Wait};
 
 /// How late a deadline may be noticed.
 pub const TICK: Duration = Duration::from_millis(20);
@@ -47,11 +50,20 @@ struct Entries {
     free: Vec<usize>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Entry {
-    at: Instant,
+    wait: Wait,
     socket: Socket,
-    fired: bool,
+    over: Option<Over>,
+}
+
+/// How a wait ended.
+#[derive(Debug, Default)]
+pub struct End {
+    /// Why the connection has been shut down; None: it has not.
+    pub over: Option<Over>,
+    /// The server was told of its silence.
+    pub told: bool,
 }
 
 /// A connection, as it was when it was entered.
@@ -80,11 +92,11 @@ impl Default for Deadlines {
 }
 
 impl Deadlines {
-    /// From `at` on, the connection will be shut down.
-    pub fn arm(&self, at: Instant, socket: Socket) -> Ticket {
+    /// When the wait is over, the connection will be shut down.
+    pub fn arm(&self, wait: Wait, socket: Socket) -> Ticket {
         let shard = this_thread();
         let mut entries = self.lock(shard);
-        let entry = Some(Entry { at, socket, fired: false });
+        let entry = Some(Entry { wait, socket, over: None });
         let slot = match entries.free.pop() {
             Some(slot) => {
                 entries.slots[slot] = entry;
@@ -98,19 +110,20 @@ impl Deadlines {
         Ticket { shard, slot }
     }
 
-    /// Moves a deadline, unless it is over already.
-    pub fn postpone(&self, ticket: &Ticket, at: Instant) {
+    /// Changes what a wait depends on. One that is over already stays so.
+    pub fn change(&self, ticket: &Ticket, change: impl FnOnce(&mut Wait)) {
         if let Some(Some(entry)) = self.lock(ticket.shard).slots.get_mut(ticket.slot) {
-            entry.at = at;
+            change(&mut entry.wait);
         }
     }
 
-    /// Takes the entry out. True if the deadline was over and the connection has been shut down.
-    pub fn disarm(&self, ticket: Ticket) -> bool {
+    /// Takes the entry out.
+    pub fn disarm(&self, ticket: Ticket) -> End {
         let mut entries = self.lock(ticket.shard);
         let entry = entries.slots.get_mut(ticket.slot).and_then(Option::take);
         entries.free.push(ticket.slot);
-        entry.is_some_and(|entry| entry.fired)
+        drop(entries);
+        entry.map_or_else(End::default, |entry| End { over: entry.over, told: entry.wait.told })
     }
 
     /// Shuts down every connection whose time is over at `now`. Makes system calls: belongs on a thread of its own.
@@ -118,11 +131,14 @@ impl Deadlines {
         for shard in 0..SHARDS {
             let mut entries = self.lock(shard);
             for entry in entries.slots.iter_mut().flatten() {
-                if !entry.fired && entry.at <= now {
+                if entry.over.is_none()
+                    && let Some(over) = entry.wait.is_over(now)
+                {
                     // The lock is held: the attempt cannot be disarmed and its connection pooled in between. What does
                     // not work for want of resources is tried again at the next tick.
                     let done = self.kernel().shut_down(&entry.socket);
-                    entry.fired = matches!(done, Ok(()) | Err(nix::Error::EBADF | nix::Error::ENOTCONN));
+                    let gone = matches!(done, Ok(()) | Err(nix::Error::EBADF | nix::Error::ENOTCONN));
+                    entry.over = gone.then_some(over);
                 }
             }
         }
@@ -198,8 +214,19 @@ fn address(found: nix::Result<SockaddrStorage>) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::per_try::testing;
     use std::io::Read;
     use std::net::{TcpListener, TcpStream};
+
+    fn wait(until: Instant) -> Wait {
+        let mut wait = testing::wait();
+        wait.until = Some(until);
+        wait
+    }
+
+    fn is_over(end: &End) -> bool {
+        matches!(end.over, Some(Over::Response))
+    }
 
     fn pair() -> (TcpStream, TcpStream, Socket) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -216,14 +243,14 @@ mod tests {
         let now = Instant::now();
         let (mut late, _far_late, late_socket) = pair();
         let (in_time, _far_in_time, in_time_socket) = pair();
-        let first = deadlines.arm(now + Duration::from_secs(1), late_socket);
-        let second = deadlines.arm(now + Duration::from_secs(3), in_time_socket);
+        let first = deadlines.arm(wait(now + Duration::from_secs(1)), late_socket);
+        let second = deadlines.arm(wait(now + Duration::from_secs(3)), in_time_socket);
         deadlines.sweep(now + Duration::from_secs(2));
         assert_eq!(late.read(&mut [0; 8]).unwrap(), 0, "the connection is at its end");
         in_time.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         assert!((&in_time).read(&mut [0; 8]).is_err(), "the other is still open");
-        assert!(deadlines.disarm(first));
-        assert!(!deadlines.disarm(second));
+        assert!(is_over(&deadlines.disarm(first)));
+        assert!(!is_over(&deadlines.disarm(second)));
     }
 
     #[test]
@@ -231,10 +258,10 @@ mod tests {
         let deadlines = Deadlines::default();
         let now = Instant::now();
         let (_near, _far, socket) = pair();
-        let ticket = deadlines.arm(now, socket);
-        deadlines.postpone(&ticket, now + Duration::from_secs(5));
+        let ticket = deadlines.arm(wait(now), socket);
+        deadlines.change(&ticket, |wait| wait.until = Some(now + Duration::from_secs(5)));
         deadlines.sweep(now + Duration::from_secs(4));
-        assert!(!deadlines.disarm(ticket));
+        assert!(!is_over(&deadlines.disarm(ticket)));
     }
 
     #[test]
@@ -243,14 +270,14 @@ mod tests {
         let now = Instant::now();
         let (other, _far, other_socket) = pair();
         let (_gone, _far_gone, gone_socket) = pair();
-        let ticket = deadlines.arm(now, Socket { fd: other_socket.fd, ..gone_socket });
+        let ticket = deadlines.arm(wait(now), Socket { fd: other_socket.fd, ..gone_socket });
         deadlines.sweep(now);
         other.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         assert!((&other).read(&mut [0; 8]).is_err(), "still open");
-        assert!(deadlines.disarm(ticket), "the attempt is over all the same");
-        let ticket = deadlines.arm(now, Socket { fd: 1_000_000, ..gone_socket });
+        assert!(is_over(&deadlines.disarm(ticket)), "the attempt is over all the same");
+        let ticket = deadlines.arm(wait(now), Socket { fd: 1_000_000, ..gone_socket });
         deadlines.sweep(now);
-        assert!(deadlines.disarm(ticket));
+        assert!(is_over(&deadlines.disarm(ticket)));
     }
 
     #[test]
@@ -258,7 +285,7 @@ mod tests {
         let deadlines = Deadlines::default();
         let (_near, _far, socket) = pair();
         for _ in 0..100 {
-            let ticket = deadlines.arm(Instant::now(), socket);
+            let ticket = deadlines.arm(wait(Instant::now()), socket);
             deadlines.disarm(ticket);
         }
         let slots: usize = (0..SHARDS).map(|shard| deadlines.lock(shard).slots.len()).sum();

@@ -2,28 +2,31 @@
 //!
 //! ```text
 //! request_filter            who is the client, which route and pool        → or a refusal
-//! ┌ upstream_peer           the choice; the lease is taken                   (once per attempt)
-//! │ connected_to_upstream   from here the response deadline is watched
+//! ┌ upstream_peer           the pause before a retry; the choice; the lease is taken   (once per attempt)
+//! │ connected_to_upstream   from here the wait for the response header is watched
 //! │ upstream_request_filter what the server is told about the client
 //! │ request_body_filter     …
-//! │ upstream_response_filter the header is there
+//! │ upstream_response_filter the header is there                             → or another attempt
 //! └ response_filter         what the client is told
 //! logging                   the lease goes back; metrics and access log
 //! ```
 //!
-//! A failure goes to `fail_to_connect` or `error_while_proxy`, which decide whether there is another attempt, and
-//! from there to `fail_to_proxy`, which answers.
+//! A failure goes to `fail_to_connect` or `error_while_proxy`, which decide whether there is another attempt (by
+//! [`retry`], within the route's budget), and from there to `fail_to_proxy`, which answers.
 
+mod again;
 pub mod app;
 mod context;
 pub mod deadline;
+pub mod per_try;
 mod record;
 mod refusal;
+pub mod retry;
 mod slow;
 mod turn_away;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -41,17 +44,15 @@ pub use self::refusal::Refusal;
 
 use crate::balance::{Policy, hash_key};
 use crate::config::{HashKey, Redirect};
+use crate::filters::stream::is_stream;
 use crate::filters::{client, hop_by_hop, request_id, rules, target};
 use crate::node::Node;
+use crate::proxy::again::{is_repeatable, prefer_untried};
 use crate::proxy::deadline::{Socket, TICK};
+use crate::proxy::retry::Fault;
 use crate::routing;
 use crate::upstream::Pool;
 use crate::upstream::errno::out_of_descriptors;
-
-/// Attempts that a connection which cannot be made may cost: one, and one on another server.
-const CONNECT_ATTEMPTS: usize = 2;
-/// Attempts in all: a pooled connection may turn out to be closed besides.
-const ATTEMPTS: u32 = 3;
 
 /// The proxy of one node.
 pub struct Proxy {
@@ -131,6 +132,7 @@ impl ProxyHttp for Proxy {
         if let Some(listener) = listener {
             ctx.pace = slow::Pace::of(&listener.limits, &listener.timeouts, request, ctx.upgrade);
         }
+        ctx.comparable = !ctx.upgrade && !is_stream(&request.headers);
         if !ctx.enter() {
             return self.refuse(session, ctx, Refusal::Overloaded).await;
         }
@@ -147,7 +149,7 @@ impl ProxyHttp for Proxy {
             headers: &request.headers,
         });
         let Some(route) = route else { return self.refuse(session, ctx, Refusal::NoRoute).await };
-        ctx.route = Some(route.clone());
+        ctx.route = Some(route.visit());
         if !rules::serves(&route.rules, client.address) {
             return self.refuse(session, ctx, Refusal::Denied).await;
         }
@@ -173,11 +175,18 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
         ctx.end_attempt(None);
+        if let Some(at) = ctx.again.take() {
+            tokio::select! {
+                () = tokio::time::sleep_until(at.into()) => {}
+                () = client_left(session) => return fail(ctx, Refusal::ClientGone),
+            }
+            prefer_untried(ctx);
+        }
         let (Some(route), Some(target)) = (&ctx.route, &ctx.target) else {
             return fail(ctx, Refusal::Internal);
         };
         let timeouts = route.timeouts;
-        let left = ctx.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = ctx.left().unwrap_or(Duration::MAX);
         let seat = target.pool.acquire(&ctx.tried, ctx.key, left, client_left(session)).await;
         let seat = match seat {
             Ok(seat) => seat,
@@ -188,7 +197,7 @@ impl ProxyHttp for Proxy {
         let idle = if ctx.upgrade { timeouts.websocket_idle } else { timeouts.idle };
         peer.options.read_timeout = idle;
         peer.options.write_timeout = idle;
-        if let Some(left) = ctx.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+        if let Some(left) = ctx.left() {
             for limit in [&mut peer.options.connection_timeout, &mut peer.options.total_connection_timeout] {
                 *limit = limit.map(|limit| limit.min(left.max(TICK)));
             }
@@ -200,7 +209,7 @@ impl ProxyHttp for Proxy {
 
     async fn connected_to_upstream(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         _reused: bool,
         peer: &HttpPeer,
         fd: std::os::unix::io::RawFd,
@@ -209,7 +218,8 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         let local = digest.and_then(|d| d.socket_digest.as_ref()?.local_addr()?.as_inet().copied());
         if let (Some(local), Some(peer)) = (local, peer._address.as_inet()) {
-            ctx.watch(Socket { fd, local, peer: *peer });
+            let repeatable = is_repeatable(session, ctx);
+            ctx.watch(Socket { fd, local, peer: *peer }, repeatable);
         }
         Ok(())
     }
@@ -237,7 +247,7 @@ impl ProxyHttp for Proxy {
             }
         }
         if !request.headers.contains_key(HOST)
-            && let Some(server) = &ctx.server
+            && let Some(server) = ctx.server()
         {
             // From an HTTP/1.0 client; the server is spoken to in HTTP/1.1, which asks for one.
             request.insert_header(HOST, server.address.to_string())?;
@@ -252,12 +262,10 @@ impl ProxyHttp for Proxy {
         end_of_stream: bool,
         ctx: &mut Context,
     ) -> Result<()> {
-        // A request without body ends at once: its time has begun already.
-        if let Some(patience) = ctx.patience
-            && (ctx.uploading || body.as_ref().is_some_and(|chunk| !chunk.is_empty()))
-        {
-            ctx.uploading = !end_of_stream;
-            ctx.postpone(Instant::now() + patience.left(!end_of_stream));
+        // A request without body began at once; one that is sent again is here already.
+        if ctx.uploading {
+            let repeatable = is_repeatable(session, ctx);
+            ctx.uploaded(end_of_stream, repeatable);
         }
         if slow::sends_too_slowly(&mut ctx.pace, session, body.as_ref(), end_of_stream) {
             return fail(ctx, Refusal::SlowBody);
@@ -272,11 +280,22 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
     ) -> Result<()> {
         let status = response.status;
-        if is_final(status) && !ctx.header_arrived(status.as_u16()) {
-            return fail(ctx, Refusal::ResponseTimeout);
+        if !is_final(status) {
+            ctx.sign_of_life();
+        } else if let Err(late) = {
+            ctx.comparable &= !is_stream(&response.headers);
+            ctx.header_arrived(status.as_u16())
+        } {
+            return fail(ctx, late);
         }
         if status == StatusCode::SWITCHING_PROTOCOLS && !ctx.upgrade {
             return fail(ctx, Refusal::UpstreamInvalid);
+        }
+        if status.as_u16() >= 400 && ctx.route.as_ref().is_some_and(|route| route.retry.on.status(status.as_u16())) {
+            let retry_after = retry::retry_after(&response.headers, SystemTime::now());
+            if self.try_again(session, ctx, Fault::Status(status.as_u16()), retry_after) {
+                return Error::e_explain(ErrorType::HTTPStatus(status.as_u16()), "is tried again");
+            }
         }
         if ctx.upgrade && is_final(status) && status != StatusCode::SWITCHING_PROTOCOLS {
             session.set_read_timeout(ctx.route.as_ref().and_then(|route| route.timeouts.idle));
@@ -329,7 +348,7 @@ impl ProxyHttp for Proxy {
     /// Nothing was sent: any request may go to another server.
     fn fail_to_connect(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         _peer: &HttpPeer,
         ctx: &mut Context,
         mut error: Box<Error>,
@@ -342,50 +361,35 @@ impl ProxyHttp for Proxy {
             return error;
         }
         ctx.end_attempt(Some(Refusal::ConnectFailed));
-        let in_time = ctx.deadline.is_none_or(|deadline| Instant::now() < deadline);
+        let in_time = ctx.left().is_none_or(|left| !left.is_zero());
         ctx.failure = Some(if in_time { Refusal::ConnectFailed } else { Refusal::ResponseTimeout });
-        let (Some(target), Some(server)) = (&ctx.target, &ctx.server) else { return error };
-        ctx.tried.extend(target.pool.index_of(server));
-        let again = in_time
-            && ctx.tried.len() < CONNECT_ATTEMPTS
-            && ctx.attempts < ATTEMPTS
-            && target.pool.has_other(&ctx.tried);
-        if again {
-            self.count_retry(&target.pool, "connect");
-        }
+        let again = self.try_again(session, ctx, Fault::Connect, None);
         error.set_retry(again);
         error
     }
 
-    /// Something was sent: only a request that may be repeated goes out again, and only when a connection from the
-    /// pool turned out to be closed already.
+    /// Something was sent: only a request that may be repeated goes out again.
     fn error_while_proxy(
         &self,
         peer: &HttpPeer,
         session: &mut Session,
         error: Box<Error>,
         ctx: &mut Context,
-        reused: bool,
+        _reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("Peer: {peer}"));
-        let failure = if ctx.disarm() { Refusal::ResponseTimeout } else { ctx.failure.unwrap_or(Refusal::of(&error)) };
+        if ctx.again.is_some() {
+            // Decided already: the server answered, with a status to try again after.
+            ctx.end_attempt(None);
+            error.set_retry(true);
+            return error;
+        }
+        let failure = ctx.disarm().or(ctx.failure).unwrap_or(Refusal::of(&error));
         ctx.end_attempt(Some(failure));
         ctx.failure = Some(failure);
-        let repeatable = failure == Refusal::UpstreamReset
-            && session.req_header().method.is_idempotent()
-            && !session.as_ref().retry_buffer_truncated()
-            && final_response(session).is_none()
-            && ctx.attempts < ATTEMPTS;
-        if repeatable {
-            error.retry.decide_reuse(reused);
-        } else {
-            error.set_retry(false);
-        }
-        if error.retry()
-            && let Some(target) = &ctx.target
-        {
-            self.count_retry(&target.pool, "reset");
-        }
+        let again = Fault::of(failure).is_some_and(|fault| self.try_again(session, ctx, fault, None));
+        // Whatever Pingora would do: some of its errors must be decided on here.
+        error.set_retry(again);
         error
     }
 
@@ -412,12 +416,6 @@ impl ProxyHttp for Proxy {
 
     fn suppress_proxy_warn_log(&self, _: &Session, _: &Context, _: &Error, _: ProxyWarnLogContext) -> bool {
         true
-    }
-}
-
-impl Proxy {
-    fn count_retry(&self, pool: &Pool, reason: &str) {
-        self.node.metrics.retries.with_label_values(&[pool.config.name.as_str(), reason]).inc();
     }
 }
 

@@ -5,8 +5,9 @@ use std::time::SystemTime;
 use http::header::{HOST, REFERER, USER_AGENT};
 use pingora::Error;
 use pingora::proxy::Session;
+use smallvec::SmallVec;
 
-use crate::observe::access_log::{AccessLog, Entry};
+use crate::observe::access_log::{AccessLog, Attempt, Entry};
 use crate::observe::metrics::Class;
 use crate::proxy::{Context, Proxy, Refusal, final_response, slow};
 
@@ -39,6 +40,11 @@ impl Proxy {
 fn write(log: &AccessLog, session: &Session, ctx: &Context, status: u16, failure: Option<Refusal>) {
     let request = session.req_header();
     let header = |name| request.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let attempts: SmallVec<[Attempt; 4]> = ctx
+        .made
+        .iter()
+        .map(|made| Attempt { server: &made.server.name, result: made.outcome.as_str(), ms: millis(made.took) })
+        .collect();
     log.log(&Entry {
         time: SystemTime::now(),
         request_id: ctx.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default(),
@@ -50,8 +56,8 @@ fn write(log: &AccessLog, session: &Session, ctx: &Context, status: u16, failure
         error: failure.map_or("", Refusal::name),
         route: ctx.route.as_ref().map_or("", |route| &route.name),
         pool: ctx.target.as_ref().map_or("", |target| &target.pool.config.name),
-        server: ctx.server.as_ref().map_or("", |server| &server.name),
-        attempts: ctx.attempts,
+        server: ctx.server().map_or("", |server| &server.name),
+        attempts: &attempts,
         duration_ms: millis(ctx.started.elapsed()),
         upstream_ms: ctx.to_header.map(millis),
         bytes_in: session.body_bytes_read(),

@@ -54,6 +54,8 @@ pub enum Refusal {
     UpstreamInvalid,
     /// No response header within the route's `response`.
     ResponseTimeout,
+    /// No response header within the route's `per_try`.
+    PerTryTimeout,
     /// The server was silent for longer than the route's `idle`.
     IdleTimeout,
     /// The client left; nobody sees this one but the logs.
@@ -83,6 +85,7 @@ impl Refusal {
             Refusal::UpstreamReset => "upstream-reset",
             Refusal::UpstreamInvalid => "upstream-invalid",
             Refusal::ResponseTimeout => "response-timeout",
+            Refusal::PerTryTimeout => "per-try-timeout",
             Refusal::IdleTimeout => "idle-timeout",
             Refusal::ClientGone => "client-gone",
             Refusal::Internal => "internal",
@@ -101,7 +104,7 @@ impl Refusal {
             Refusal::ConnectFailed | Refusal::UpstreamReset | Refusal::UpstreamInvalid => 502,
             Refusal::TooManyConnections | Refusal::Overloaded | Refusal::OutOfDescriptors => 503,
             Refusal::NoServer | Refusal::CircuitOpen | Refusal::QueueFull | Refusal::QueueTimeout => 503,
-            Refusal::ResponseTimeout | Refusal::IdleTimeout => 504,
+            Refusal::ResponseTimeout | Refusal::PerTryTimeout | Refusal::IdleTimeout => 504,
         };
         StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
@@ -145,7 +148,7 @@ impl Refusal {
             Refusal::ConnectFailed => Outcome::ConnectFailed,
             Refusal::UpstreamReset => Outcome::Reset,
             Refusal::UpstreamInvalid => Outcome::Invalid,
-            Refusal::ResponseTimeout | Refusal::IdleTimeout => Outcome::Timeout,
+            Refusal::ResponseTimeout | Refusal::PerTryTimeout | Refusal::IdleTimeout => Outcome::Timeout,
             _ => Outcome::Cancelled,
         }
     }

@@ -56,6 +56,24 @@ impl Pools {
         std::thread::Builder::new().name("deadlines".into()).spawn(watch).map(drop)
     }
 
+    /// What is known of routes and servers is reckoned here, not in requests.
+    async fn refresh(node: Arc<Node>) {
+        for second in 1u64.. {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let snapshot = node.snapshot.load_full();
+            for server in snapshot.pools.iter().flat_map(|pool| &pool.servers) {
+                let (attempts, errors) = server.totals();
+                server.rhythm.refresh(attempts.saturating_sub(errors), server.in_flight() > 0);
+            }
+            for route in &snapshot.all_routes {
+                route.traffic.refresh();
+                if second.is_multiple_of(ROTATE_EVERY.as_secs()) {
+                    route.traffic.rotate();
+                }
+            }
+        }
+    }
+
     async fn rotate(node: Arc<Node>) {
         loop {
             tokio::time::sleep(ROTATE_EVERY).await;
@@ -75,6 +93,7 @@ impl BackgroundService for Pools {
             shutdown::end(&self.node, 1);
         }
         tasks.spawn(Self::rotate(self.node.clone()));
+        tasks.spawn(Self::refresh(self.node.clone()));
         tokio::select! {
             () = self.first_pass(&mut tasks) => self.node.lifecycle.set_checked(),
             // Nobody needs the results any more.

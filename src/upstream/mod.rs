@@ -7,6 +7,7 @@ pub mod errno;
 pub mod health;
 pub mod pool;
 pub mod resolve;
+pub mod rhythm;
 pub mod server;
 
 pub use pool::Pool;

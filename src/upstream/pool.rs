@@ -119,7 +119,8 @@ impl Pool {
 
     /// Whether anybody is left to try.
     pub fn has_other(&self, tried: &[u32]) -> bool {
-        !self.candidates(tried).is_empty()
+        let left = |(index, server): (usize, &Arc<Server>)| server.is_eligible() && !tried.contains(&(index as u32));
+        self.servers.iter().enumerate().any(left)
     }
 
     /// A server's index.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use pingora::upstreams::peer::HttpPeer;
@@ -14,6 +14,7 @@ use crate::load::{Ledger, Queue};
 use crate::observe::latency::Latencies;
 use crate::observe::metrics::Metrics;
 use crate::upstream::health::{Health, Machine};
+use crate::upstream::rhythm::Rhythm;
 
 /// How one attempt at a server ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,22 @@ impl Outcome {
     }
 }
 
+/// An attempt that is over.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// When it was sent.
+    pub began: Instant,
+    /// From then to the response's header; None: there was none.
+    pub to_header: Option<Duration>,
+    /// The same from when all of the request was there, where requests are alike enough to compare: no upgrade, no stream,
+    /// no gRPC.
+    pub first_byte: Option<Duration>,
+    /// Its silence was counted as a failure already ([`Server::observe_silence`]).
+    pub told: bool,
+}
+
 /// One server. Its state outlives the configuration it was made from.
 #[derive(Debug)]
 pub struct Server {
@@ -79,6 +96,8 @@ pub struct Server {
     pub max_in_flight: Option<u32>,
     /// Its latencies of late.
     pub latencies: Latencies,
+    /// How often it usually answers.
+    pub rhythm: Rhythm,
     ledger: Ledger,
     /// How to connect to it; none while its name has never resolved.
     peer: ArcSwapOption<HttpPeer>,
@@ -114,6 +133,7 @@ impl Server {
             priority: config.priority,
             max_in_flight: config.max_in_flight,
             latencies: Latencies::default(),
+            rhythm: Rhythm::default(),
             ledger: Ledger::with_queue(queue),
             peer: ArcSwapOption::empty(),
             health: AtomicU8::new(Health::Unknown as u8),
@@ -190,8 +210,18 @@ impl Server {
         change
     }
 
-    /// Counts an attempt that is over. `to_header` is the time from its start to the response's header.
-    pub fn observe_attempt(&self, outcome: Outcome, to_header: Option<Duration>) {
+    /// A response header has come from it.
+    pub fn answered(&self, at: Instant) {
+        self.rhythm.answered(at);
+    }
+
+    /// An attempt that was sent then has waited for long while the server answered nothing at all: that is a failure, and
+    /// counts as one now. When the attempt ends it must say that it was told.
+    pub fn observe_silence(&self, _began: Instant) {}
+
+    /// Counts an attempt that is over.
+    pub fn observe_attempt(&self, ended: &Ended) {
+        let Ended { outcome, to_header, .. } = *ended;
         self.attempts[outcome as usize].inc();
         self.requests.fetch_add(1, Ordering::Relaxed);
         if outcome.is_error() {

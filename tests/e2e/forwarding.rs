@@ -178,10 +178,12 @@ async fn when_all_refuse_502() {
     fairlead.idle().await;
 }
 
-/// The answer to a request that the only server spoils.
+/// The answer to a request that the only server spoils, and that may not be repeated.
 async fn spoilt(path: &str) -> (u16, String) {
     let (origin, fairlead) = one().await;
-    let response = fairlead.get(path).await;
+    let mut client = fairlead.client().await;
+    client.send(request("POST", path, "", "one book")).await;
+    let response = client.response().await.unwrap();
     assert_eq!(origin.requests(), 1, "sent more than once");
     fairlead.idle().await;
     let (status, name) = response.refusal();

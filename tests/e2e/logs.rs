@@ -53,7 +53,10 @@ async fn a_line_of_json_a_request() {
     assert!(line["error"].is_null() || line["error"] == "", "{line}");
     assert_eq!(line["pool"], "app");
     assert_eq!(line["server"], origin.server());
-    assert_eq!(line["attempts"], 1);
+    let attempt = &line["attempts"][0];
+    assert_eq!((&attempt["server"], &attempt["result"]), (&Value::from(origin.server()), &Value::from("success")));
+    assert!(attempt["ms"].as_f64() > Some(0.0) && attempt["ms"].as_f64() <= line["duration_ms"].as_f64(), "{line}");
+    assert_eq!(line["attempts"].as_array().unwrap().len(), 1);
     assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&Value::from(5), &Value::from(5)));
     assert_eq!(line["user_agent"], "te\"st\\er");
     assert!(line["time"].as_str().is_some_and(|t| t.contains('T') && t.ends_with('Z')), "{line}");
@@ -84,11 +87,11 @@ async fn refusals_are_logged_without_a_server() {
     let line = &json_lines(&fairlead, 1).await[0];
     assert_eq!((&line["status"], &line["error"]), (&Value::from(503), &Value::from("no-server")));
     assert!(line["server"].is_null() || line["server"] == "", "{line}");
-    assert_eq!(line["attempts"], 0);
+    assert_eq!(line["attempts"], Value::Array(Vec::new()));
 }
 
 #[tokio::test]
-async fn attempts_are_counted() {
+async fn every_attempt_is_told() {
     let (mut a, b) = (Origin::start("a"), Origin::start("b"));
     let pool = one_pool(&servers(&[&a, &b]), "balance: round-robin, health: { type: tcp, interval: 60s, timeout: 1s }");
     let fairlead = Fairlead::start(&(pool + &format!("access_log: {{ {JSON} }}\n"))).await;
@@ -96,8 +99,13 @@ async fn attempts_are_counted() {
     fairlead.get("/").await;
     fairlead.get("/").await;
     let lines = json_lines(&fairlead, 2).await;
-    let attempts: Vec<_> = lines.iter().map(|l| l["attempts"].as_u64().unwrap()).collect();
-    assert!(attempts.contains(&2), "{lines:#?}");
+    let attempts = |line: &Value| -> Vec<(String, String)> {
+        let text = |value: &Value| value.as_str().unwrap().to_string();
+        let list = line["attempts"].as_array().unwrap();
+        list.iter().map(|attempt| (text(&attempt["server"]), text(&attempt["result"]))).collect()
+    };
+    let expected = [(a.server(), "connect_failed".to_string()), (b.server(), "success".to_string())];
+    assert!(lines.iter().any(|line| attempts(line) == expected), "{lines:#?}");
     assert!(lines.iter().all(|l| l["server"] == b.server() && l["status"] == 200), "{lines:#?}");
 }
 
@@ -109,6 +117,7 @@ async fn the_combined_format() {
     assert!(line.starts_with("127.0.0.1 - - ["), "{line}");
     assert!(line.contains("] \"GET /bytes/1234?x=y HTTP/1.1"), "{line}");
     assert!(line.contains(" HTTP/1.1\" 200 1234 \"http://from.test/\" \"agent "), "{line}");
+    assert!(line.ends_with("ms") && line.contains(":success:"), "the attempts: {line}");
     let unescaped = line.replace("\\\"", "").matches('"').count();
     assert_eq!(unescaped, 6, "quotes of the client are escaped: {line}");
 }

@@ -12,6 +12,7 @@
 //! | `/reset`, `/reset-header`, `/reset-body` | none, or one that ends half-way with a reset |
 //! | `/early-hang`, `/early-reset` | an interim 103, then none |
 //! | `/garbage` | not HTTP |
+//! | `/busy/N` | 503 and `Retry-After: N` |
 //! | `/pauses/N/MS` | N chunks with pauses between them |
 //! | `/events` | an event stream without end |
 //! | `/bytes/N` | N bytes |
@@ -60,6 +61,8 @@ struct State {
     lost: AtomicUsize,
     hang_up_on_reuse: AtomicBool,
     fault: Mutex<Fault>,
+    /// Stands for the path of every request.
+    instead: Mutex<Option<&'static str>>,
 }
 
 /// A server behind the proxy.
@@ -94,6 +97,7 @@ impl Origin {
             lost: AtomicUsize::new(0),
             hang_up_on_reuse: AtomicBool::new(false),
             fault: Mutex::new(Fault::None),
+            instead: Mutex::default(),
         };
         let port = Reserved::new();
         Origin { address: port.address, port, state: Arc::new(state), running: None }
@@ -133,6 +137,11 @@ impl Origin {
     /// What goes wrong from now on.
     pub fn fault(&self, fault: Fault) {
         *self.state.fault.lock().unwrap() = fault;
+    }
+
+    /// Answers every request from now on as if it were for this path; None: for its own again.
+    pub fn answer_as(&self, path: Option<&'static str>) {
+        *self.state.instead.lock().unwrap() = path;
     }
 
     /// Its address, as the configuration and the admin API name it.
@@ -274,7 +283,8 @@ async fn check(wire: &mut Wire, state: &State, head: Head) -> io::Result<()> {
 /// Answers one request; false: the connection ends.
 async fn answer(wire: &mut Wire, state: &State, head: &Head) -> io::Result<bool> {
     let mut body = head.framing(Framing::Length(0));
-    let path = head.word(1).split('?').next().unwrap_or("");
+    let instead = *state.instead.lock().unwrap();
+    let path = instead.unwrap_or(head.word(1)).split('?').next().unwrap_or("");
     let words: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let number = |n: usize| words.get(n).and_then(|w| w.parse::<u64>().ok()).unwrap_or(0);
     let delay = state.delay.load(SeqCst) as u64;
@@ -336,6 +346,7 @@ async fn answer(wire: &mut Wire, state: &State, head: &Head) -> io::Result<bool>
             wire.write("220 mail.example.com ESMTP\r\n\r\n").await?;
             more = false;
         }
+        "busy" => wire.write(page(503, &format!("Retry-After: {}\r\n", number(1)), &state.name)).await?,
         "pauses" => {
             wire.write(CHUNKED).await?;
             for n in 0..number(1) {
