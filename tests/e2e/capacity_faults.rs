@@ -79,7 +79,7 @@ async fn who_leaves_is_waited_for_no_more() {
 async fn fleet(origins: &[Origin], limit: usize, redis: &Redis) -> Vec<Fairlead> {
     let yaml = config(&format!(
         "pools:\n  app: {{ servers: [{}], {BLIND}, queue: {{ max: 500, timeout: 20s }} }}\n\
-         redis: {{ url: \"{}\", mode: exact, timeout: 200ms }}\n",
+         redis: {{ url: \"{}\", mode: exact, timeout: 500ms }}\n",
         limited(origins, limit),
         redis.url()
     ));
