@@ -14,7 +14,7 @@
 //! | [`routing`] | listener + host + path → route |
 //! | [`upstream`] | which servers may be chosen now; **where one is chosen:** [`upstream::Pool::choose`] |
 //! | [`balance`] | **the choice** itself: pure functions over plain data |
-//! | [`load`] | who is busy: connections of clients, the ledger of leases, the fleet's view, the exchange with Redis and its protocol |
+//! | [`load`] | who is busy: connections of clients, the ledger of leases, the fleet's view, the exchange with Redis and its protocol; who asks too often |
 //! | [`observe`] | metrics, logs, percentiles |
 //! | [`config`] | reads a file, checks all of it, reports all problems at once |
 //!

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::load::connections::Gate;
 use crate::load::fleet::Fleet;
+use crate::load::rate::Limits;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::proxy::deadline::Deadlines;
@@ -24,6 +25,8 @@ pub struct Node {
     pub access_log: Option<AccessLog>,
     /// Attempts that must answer in time.
     pub deadlines: Deadlines,
+    /// How often clients have asked; outlives a snapshot.
+    pub limits: Limits,
     /// Where it is between start and end.
     pub lifecycle: Lifecycle,
     /// Clients' connections that it has file descriptors for, over all listeners.

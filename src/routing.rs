@@ -74,6 +74,12 @@ impl<T: Clone> RouteTable<T> {
 }
 
 impl<T> RouteTable<T> {
+    /// All of them; one with several hosts comes several times.
+    pub fn all(&self) -> impl Iterator<Item = &T> {
+        let named = self.exact.values().chain(self.suffixes.iter().map(|(_, entries)| entries));
+        named.chain(std::iter::once(&self.any)).flatten().map(|entry| &entry.target)
+    }
+
     /// The most specific route, if any.
     pub fn find(&self, request: &Request) -> Option<&T> {
         if self.exact.is_empty() && self.suffixes.is_empty() {

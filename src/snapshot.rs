@@ -9,8 +9,10 @@ use ipnet::IpNet;
 use prometheus::{Histogram, IntCounter};
 
 use crate::config::{self, ClientLimits, ClientTimeouts, Config, Match, Retry, RouteTimeouts, Rules};
+use crate::filters::rate_limit::Guard;
 use crate::load::Traffic;
 use crate::load::connections::Gate;
+use crate::load::rate::Limits;
 use crate::observe::metrics::{Class, Metrics};
 use crate::routing::RouteTable;
 use crate::upstream::Pool;
@@ -58,6 +60,8 @@ pub struct Route {
     pub rules: Rules,
     /// As configured.
     pub path_prefix: String,
+    /// None: no limit.
+    pub limit: Option<Guard>,
     /// Pool and the sum of the shares up to and including it.
     targets: Vec<(Arc<Target>, u32)>,
 }
@@ -100,6 +104,11 @@ impl Route {
         Visit(self.clone())
     }
 
+    /// All pools that serve it.
+    pub fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        self.targets.iter().map(|(target, _)| &target.pool)
+    }
+
     /// Draws a pool by the route's shares.
     pub fn draw(&self) -> Option<&Arc<Target>> {
         if let [(only, _)] = self.targets.as_slice() {
@@ -113,11 +122,13 @@ impl Route {
 
 impl Snapshot {
     /// Makes pools and routes from a valid configuration. `bound` holds the listeners' addresses, in their order.
-    pub fn new(config: &Config, bound: &[SocketAddr], metrics: &Metrics) -> Self {
+    /// `limits`: those there are already go on.
+    pub fn new(config: &Config, bound: &[SocketAddr], metrics: &Metrics, limits: &Limits) -> Self {
         let pools: Vec<_> = config.pools.iter().map(|pool| Arc::new(Pool::new(pool.clone(), metrics))).collect();
         let whole = whole_traffic(config);
         let routes = if config.routes.is_empty() { std::slice::from_ref(&whole) } else { &config.routes };
-        let all_routes: Vec<_> = routes.iter().map(|route| Arc::new(make_route(route, &pools, metrics))).collect();
+        let all_routes: Vec<_> =
+            routes.iter().map(|route| Arc::new(make_route(route, &pools, metrics, limits))).collect();
         let matches = routes.iter().map(|route| route.matches.clone());
         let table = RouteTable::new(matches.zip(all_routes.iter().cloned()));
         let listeners = config.listeners.iter().zip(bound);
@@ -180,10 +191,11 @@ fn whole_traffic(config: &Config) -> config::Route {
         rules: Rules::default(),
         timeouts: RouteTimeouts::default(),
         retry: Retry::default(),
+        rate_limit: None,
     }
 }
 
-fn make_route(route: &config::Route, pools: &[Arc<Pool>], metrics: &Metrics) -> Route {
+fn make_route(route: &config::Route, pools: &[Arc<Pool>], metrics: &Metrics, limits: &Limits) -> Route {
     let traffic = Arc::new(Traffic::new(route.retry.budget));
     let mut upto = 0;
     let mut targets = Vec::new();
@@ -207,6 +219,7 @@ fn make_route(route: &config::Route, pools: &[Arc<Pool>], metrics: &Metrics) -> 
         path_prefix: route.matches.path_prefix.clone(),
         retry: route.retry.clone(),
         traffic,
+        limit: route.rate_limit.as_ref().map(|settings| Guard::new(limits.get(&route.name, settings))),
         targets,
     }
 }

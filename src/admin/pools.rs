@@ -135,6 +135,10 @@ pub fn set_gauges(node: &Node) {
         let open = i64::try_from(listener.gate.open()).unwrap_or(i64::MAX);
         node.metrics.connections.with_label_values(&[listener.name.as_str()]).set(open);
     }
+    for limit in node.limits.all() {
+        let keys = i64::try_from(limit.keys()).unwrap_or(i64::MAX);
+        node.metrics.rate_limit_keys.with_label_values(&[limit.route.as_str()]).set(keys);
+    }
     for pool in &snapshot.pools {
         let age = pool.share.seen_ago().map_or(-1.0, |age| age.as_secs_f64());
         let name = [pool.config.name.as_str()];

@@ -35,7 +35,7 @@ pub fn run(file: &Path, probe: bool) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return super::refused(error),
     };
-    let snapshot = Snapshot::new(&config, &[], &metrics);
+    let snapshot = Snapshot::new(&config, &[], &metrics, &Default::default());
     let fine = runtime.block_on(async {
         let servers = check_all(&snapshot).await;
         let redis = match &config.redis {

@@ -17,6 +17,7 @@ pub(super) fn across(draft: &Draft, found: &mut Findings) {
     route_targets(draft, found);
     equal_matches(draft, found);
     loops(draft, found);
+    fleet_limits(draft, found);
     if draft.routes.is_empty() && draft.pools.len() > 1 {
         let first = draft.pools.first().map_or("", |(name, _)| name);
         found.add_at(
@@ -141,6 +142,22 @@ fn equal_matches(draft: &Draft, found: &mut Findings) {
             }
             seen.insert(key, i);
         }
+    }
+}
+
+/// Buckets that all nodes share need a place where they meet.
+fn fleet_limits(draft: &Draft, found: &mut Findings) {
+    if !matches!(draft.redis, Some(None)) {
+        return;
+    }
+    for (i, route) in present(&draft.routes).filter(|(_, route)| route.fleet_limit == Some(true)) {
+        let name = &route.route.name;
+        found.add_at(
+            &["routes".into(), i.into(), "rate_limit".into(), "scope".into()],
+            format!(
+                "`fleet` needs `redis`, where the nodes share the buckets of `{name}`: add it, or write `scope: local` for a limit of each node's own"
+            ),
+        );
     }
 }
 

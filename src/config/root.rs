@@ -22,7 +22,8 @@ pub(super) struct Draft {
     pub(super) pools: Vec<(String, Option<PoolDraft>)>,
     pub(super) admin: Option<Admin>,
     trusted_proxies: Vec<Option<IpNet>>,
-    redis: Option<Redis>,
+    /// None: it has a problem.
+    pub(super) redis: Option<Option<Redis>>,
     log: Log,
     access_log: Option<AccessLog>,
     shutdown: Shutdown,
@@ -40,12 +41,21 @@ pub(super) fn read(root: &Node, found: &mut Findings) -> Option<Config> {
         node => Section(draft).read(node, found)?,
     };
     check::across(&draft, found);
+    let redis = draft.redis.flatten();
+    // Without a scope in the file: as far as counts are shared at all.
+    let resolve = |draft: RouteDraft| {
+        let mut route = draft.route;
+        if let Some(limit) = &mut route.rate_limit {
+            limit.fleet = draft.fleet_limit.unwrap_or(true) && redis.is_some();
+        }
+        route
+    };
     Some(Config {
         listeners: draft.listeners.into_iter().flatten().collect(),
         trusted_proxies: draft.trusted_proxies.into_iter().flatten().collect(),
-        routes: draft.routes.into_iter().flatten().map(|draft| draft.route).collect(),
+        routes: draft.routes.into_iter().flatten().map(resolve).collect(),
         pools: draft.pools.into_iter().filter_map(|(_, draft)| Some(draft?.pool)).collect(),
-        redis: draft.redis,
+        redis,
         admin: draft.admin,
         log: draft.log,
         access_log: draft.access_log,
@@ -84,6 +94,7 @@ fn draft(f: &mut Fields<'_>) -> Option<Draft> {
         "Shares the counts of the whole fleet. Left out: counts live in this process, and nothing else changes.",
         Section(redis),
     );
+    let redis = if redis.is_none() && !f.given("redis") { Some(None) } else { redis };
     let admin = f.optional("admin", "The admin listener. Left out: there is none.", Section(admin));
     let log = f.section("log", "The process's own log, on standard error.", log);
     let access_log =
@@ -103,7 +114,7 @@ fn draft(f: &mut Fields<'_>) -> Option<Draft> {
         trusted_proxies: trusted_proxies.unwrap_or_default(),
         routes: routes.unwrap_or_default(),
         pools: pools.unwrap_or_default(),
-        redis: redis.flatten(),
+        redis,
         admin,
         log: log?,
         access_log,

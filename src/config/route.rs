@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::fields::Fields;
 use super::kind::{List, Named, OneOrMany, OrNone, Parsed, Section, whole};
+use super::rate_limit::{RateLimit, RateLimitDraft, rate_limit};
 use super::retry::{PerTry, PerTryKind, Retry, retry};
 use super::rules::{Rules, rules};
 use super::units::{host_name, name, show, span, url_path};
@@ -26,6 +27,8 @@ pub struct Route {
     pub timeouts: RouteTimeouts,
     /// When a request that failed is sent again.
     pub retry: Retry,
+    /// None: as often as anybody likes.
+    pub rate_limit: Option<RateLimit>,
 }
 
 /// A pool's share of a route.
@@ -74,10 +77,12 @@ pub struct RouteTimeouts {
     pub websocket_idle: Option<Duration>,
 }
 
-/// A route, and for each of its shares the place in `split` (none for a plain `pool`).
+/// A route, for each of its shares the place in `split` (none for a plain `pool`), and the scope of its limit where the
+/// file gives it.
 pub(super) struct RouteDraft {
     pub(super) route: Route,
     pub(super) places: Option<Vec<usize>>,
+    pub(super) fleet_limit: Option<bool>,
 }
 
 pub(super) fn route(f: &mut Fields<'_>) -> Option<RouteDraft> {
@@ -94,7 +99,7 @@ pub(super) fn route(f: &mut Fields<'_>) -> Option<RouteDraft> {
         f.section("timeouts", "How long a request may take on the server's side; `none`: no limit.", route_timeouts);
     let retry = f.section("retry", "When a request that failed is sent again.", retry);
     let rules = rules(f);
-    f.later(&["rate_limit"]);
+    let limit = f.optional("rate_limit", "How often a client may ask. Left out: no limit.", Section(rate_limit));
 
     let name = name.unwrap_or_else(|| format!("route-{}", f.own_name()));
     match (f.given("pool"), f.given("split")) {
@@ -119,8 +124,9 @@ pub(super) fn route(f: &mut Fields<'_>) -> Option<RouteDraft> {
         (None, None) => return None,
     };
     check_split(f, &split, places.as_deref());
-    let route = Route { name, matches: matches?, split, rules: rules?, timeouts: timeouts?, retry: retry? };
-    Some(RouteDraft { route, places })
+    let (rate_limit, fleet_limit) = limit.map(|RateLimitDraft { limit, fleet }| (limit, fleet)).unzip();
+    let route = Route { name, matches: matches?, split, rules: rules?, timeouts: timeouts?, retry: retry?, rate_limit };
+    Some(RouteDraft { route, places, fleet_limit: fleet_limit.flatten() })
 }
 
 /// The items that could be read, each with its place.

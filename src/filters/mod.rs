@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod hop_by_hop;
+pub mod rate_limit;
 pub mod request_id;
 pub mod rules;
 pub mod stream;

@@ -7,6 +7,7 @@ pub mod connections;
 pub mod fleet;
 mod ledger;
 mod queue;
+pub mod rate;
 pub mod redis;
 #[cfg(test)]
 mod testing;

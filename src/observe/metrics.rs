@@ -37,6 +37,8 @@ pub struct Metrics {
     pub queued: IntGaugeVec,
     /// Age of the view of the fleet by pool, -1 when there is none; set when scraped.
     pub view_age: GaugeVec,
+    /// Keys that each route's rate limit remembers; set when scraped.
+    pub rate_limit_keys: IntGaugeVec,
     /// Lines that the access log had to drop because its writer fell behind.
     pub access_log_dropped: IntCounter,
 }
@@ -96,6 +98,7 @@ impl Metrics {
             circuit: gauges("fairlead_circuit_state", "0: closed, 1: half open, 2: open", &["pool"])?,
             queued: gauges("fairlead_queued", "Requests that wait for room on a server", &["pool"])?,
             view_age,
+            rate_limit_keys: gauges("fairlead_rate_limit_keys", "Keys that a rate limit remembers", &["route"])?,
             access_log_dropped,
             registry: registry.clone(),
         };

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
 use crate::filters::client::Client;
@@ -62,6 +62,8 @@ pub struct Context {
     pub granted: Option<Permit>,
     /// Why the request failed, once it has.
     pub failure: Option<Refusal>,
+    /// What the client is told besides.
+    pub refusal_headers: Vec<(HeaderName, HeaderValue)>,
     /// Time to the response header of the last attempt.
     pub to_header: Option<Duration>,
     /// How fast the client is.
@@ -121,6 +123,7 @@ impl Context {
             permit: None,
             granted: None,
             failure: None,
+            refusal_headers: Vec::new(),
             to_header: None,
             pace: Pace::default(),
             place: None,

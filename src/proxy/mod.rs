@@ -90,7 +90,7 @@ impl Proxy {
     async fn answer(&self, session: &mut Session, ctx: &mut Context, refusal: Refusal) -> Result<()> {
         ctx.failure = Some(refusal);
         self.node.metrics.refused.with_label_values(&[refusal.name()]).inc();
-        refusal::write(session, refusal, ctx.request_id.as_ref()).await
+        refusal::write(session, refusal, ctx.request_id.as_ref(), &ctx.refusal_headers).await
     }
 }
 
@@ -152,6 +152,13 @@ impl ProxyHttp for Proxy {
         ctx.route = Some(route.visit());
         if !rules::serves(&route.rules, client.address) {
             return self.refuse(session, ctx, Refusal::Denied).await;
+        }
+        if let Some(guard) = &route.limit
+            && let Some(wait) = guard.check(client.address, &request.headers)
+        {
+            ctx.refusal_headers = guard.headers(wait);
+            ctx.target = route.draw().cloned();
+            return self.refuse(session, ctx, Refusal::RateLimited).await;
         }
         if let Some(redirect) = &route.rules.redirect {
             return self.redirect(session, ctx, redirect, &route.path_prefix).await;

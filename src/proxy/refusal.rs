@@ -30,6 +30,8 @@ pub enum Refusal {
     TooManyConnections,
     /// The client took too long to send a header; the connection was closed.
     SlowHeader,
+    /// The client asked too often.
+    RateLimited,
     /// The client took too long to send its body.
     SlowBody,
     /// The client took too long to take the response; nobody sees this one but the logs.
@@ -73,6 +75,7 @@ impl Refusal {
             Refusal::Denied => "denied",
             Refusal::TooManyConnections => "too-many-connections",
             Refusal::SlowHeader => "slow-header",
+            Refusal::RateLimited => "rate-limited",
             Refusal::SlowBody => "slow-body",
             Refusal::SlowReader => "slow-reader",
             Refusal::Overloaded => "overloaded",
@@ -99,6 +102,7 @@ impl Refusal {
             Refusal::NoRoute => 404,
             Refusal::Denied => 403,
             Refusal::SlowHeader | Refusal::SlowBody => 408,
+            Refusal::RateLimited => 429,
             Refusal::ClientGone | Refusal::SlowReader => 499,
             Refusal::Internal => 500,
             Refusal::ConnectFailed | Refusal::UpstreamReset | Refusal::UpstreamInvalid => 502,
@@ -167,14 +171,22 @@ impl From<Unavailable> for Refusal {
 }
 
 /// Answers a request. A connection whose request body was not read to its end is closed afterwards: what follows on
-/// it is not a request.
+/// it is not a request. `more` headers are for this refusal alone.
 ///
 /// # Errors
 /// The client is gone.
-pub async fn write(session: &mut Session, refusal: Refusal, request_id: Option<&HeaderValue>) -> Result<()> {
+pub async fn write(
+    session: &mut Session,
+    refusal: Refusal,
+    request_id: Option<&HeaderValue>,
+    more: &[(HeaderName, HeaderValue)],
+) -> Result<()> {
     let text = format!("{} {}\n", refusal.status().as_u16(), refusal.name());
     let mut response = ResponseHeader::build(refusal.status(), Some(5))?;
     response.insert_header(HEADER, refusal.name())?;
+    for (name, value) in more {
+        response.insert_header(name.clone(), value.clone())?;
+    }
     finish(session, response, text, request_id).await
 }
 

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::balance::Policy;
 use crate::config;
 use crate::load::fleet::{Exchange, Fleet, Settings};
+use crate::load::rate::exchange as rate;
 use crate::load::redis::calls::Terms;
 use crate::load::redis::client::Client;
 use crate::node::Node;
@@ -76,6 +77,7 @@ async fn join(node: &Arc<Node>, redis: &config::Redis) {
         exchanges.push(command);
         views.push(view);
     }
+    share_limits(node, redis, &client, &metrics);
     node.fleet.set(Fleet::new(client, exchanges)).ok();
     let all = async {
         for view in views {
@@ -94,6 +96,22 @@ fn keep_limits(pool: &Pool, mode: config::Mode) {
     pool.set_limits(if asked { Limits::Asked } else { Limits::Seen });
     if let (true, Some(queue)) = (asked, &pool.queue) {
         queue.widen(ASK_AT_ONCE - 1);
+    }
+}
+
+/// Starts the loops of the rate limits that the fleet shares, where they do not run yet.
+fn share_limits(node: &Node, redis: &config::Redis, client: &Client, metrics: &FleetMetrics) {
+    let snapshot = node.snapshot.load();
+    let shared: Vec<_> = node.limits.all().into_iter().filter(|limit| limit.leases().is_some()).collect();
+    let limits = shared.len();
+    for limit in shared {
+        let route = snapshot.routes.all().find(|route| route.name == limit.route);
+        let pools: Vec<Arc<Pool>> = route.map(|route| route.pools().cloned().collect()).unwrap_or_default();
+        let nodes = move || pools.iter().map(|pool| pool.share.last_nodes()).max().unwrap_or(1);
+        if limit.leases().is_some_and(|leases| leases.set_fleet(nodes)) {
+            let settings = rate::Settings { namespace: redis.namespace.clone(), max_calls: redis.max_calls, limits };
+            tokio::spawn(rate::run(limit, client.clone(), metrics.clone(), settings));
+        }
     }
 }
 

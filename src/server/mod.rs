@@ -21,6 +21,7 @@ use pingora::services::background::background_service;
 use crate::admin;
 use crate::config::Config;
 use crate::load::connections::Gate;
+use crate::load::rate::Limits;
 use crate::load::redis::Client;
 use crate::node::{Lifecycle, Node};
 use crate::observe::access_log::AccessLog;
@@ -71,11 +72,13 @@ pub fn prepare(config: Config) -> Result<Prepared, StartError> {
     };
     let budget = limits::budget(&config);
     let bound: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
+    let limits = Limits::default();
     let node = Arc::new(Node {
-        snapshot: ArcSwap::from_pointee(Snapshot::new(&config, &bound, &metrics)),
+        snapshot: ArcSwap::from_pointee(Snapshot::new(&config, &bound, &metrics, &limits)),
         metrics,
         access_log,
         deadlines: Default::default(),
+        limits,
         lifecycle: Lifecycle::default(),
         max_connections: budget.connections,
         in_flight: config.max_in_flight.map(|limit| Arc::new(Gate::new(limit, None))),

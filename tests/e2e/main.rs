@@ -26,6 +26,7 @@ mod never_twice;
 mod overload;
 mod per_try;
 mod protocol;
+mod rate_limits;
 mod retries;
 mod routes;
 mod rules;

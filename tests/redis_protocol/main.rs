@@ -10,6 +10,7 @@ mod heavy;
 mod member;
 mod oracle;
 mod random;
+mod rate;
 mod resp;
 mod server;
 mod table;

@@ -10,6 +10,7 @@
 //! | `store` | the scripts, with an oracle |
 //! | `network` | delay, loss, late and doubled messages |
 //! | `servers` | workers, queues, service times |
+//! | `rate` | rate limits: a world of its own, with the real leases |
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests too
 
@@ -17,6 +18,7 @@ mod accounting;
 mod network;
 mod node;
 mod outage;
+mod rate;
 mod servers;
 mod stats;
 mod store;

@@ -272,6 +272,7 @@ mod tests {
         let share = Share { born: long_ago, ..Arc::into_inner(share).unwrap() };
         share.set_view([3, 4].into_iter(), 5, long_ago + Duration::from_nanos(1), Duration::ZERO, 0.0);
         assert_eq!((share.fleet(0), share.nodes(), share.unseen()), (0, 1, None));
+        assert_eq!(share.last_nodes(), 5);
         assert!(share.seen_ago().is_some_and(|age| age > STALE));
     }
 }

@@ -116,6 +116,29 @@ pub fn audited(reply: Value) -> Result<Audited, BadReply> {
     Ok(Audited { differences: differences.try_into().unwrap_or(0), first: first.collect() })
 }
 
+/// Writes the arguments of `rate`. All amounts are microseconds of rate time; each ask is what is needed (below 0: given
+/// back), and what is wanted besides as far as the bucket is more than half full.
+pub fn rate(common: i64, most: i64, asks: impl IntoIterator<Item = (i64, i64)>, args: &mut impl Args) {
+    args.int(common);
+    args.int(most);
+    for (need, fill) in asks {
+        args.int(need);
+        args.int(fill);
+    }
+}
+
+/// Reads the answer of `rate`: what each key gets.
+///
+/// # Errors
+/// It is no list of so many numbers.
+pub fn rated(reply: Value, asks: usize) -> Result<Vec<i64>, BadReply> {
+    let given = reply.array("grants")?;
+    match given.len() == asks {
+        true => given.iter().map(|amount| amount.int("grant")).collect(),
+        false => Err(BadReply("grant for each key")),
+    }
+}
+
 /// For how many audits an incarnation is remembered that has no lease any more.
 const REMEMBERED: u8 = 3;
 

@@ -74,6 +74,12 @@ impl Keys {
     }
 }
 
+/// The key of one bucket of the rate limit of `route`. Those of one limit share a hash tag, which no pool can have: its name
+/// would need a `/`.
+pub fn bucket(namespace: &str, route: &str, name: &str) -> Bytes {
+    Bytes::from(format!("fairlead:{{{namespace}/rate/{route}}}:{name}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -27,6 +27,8 @@ pub static REGISTER: LazyLock<Script> = LazyLock::new(|| Script::new("register",
 pub static REAP: LazyLock<Script> = LazyLock::new(|| Script::new("reap", include_str!("scripts/reap.lua")));
 /// Set totals and sorted sets right from the rows.
 pub static AUDIT: LazyLock<Script> = LazyLock::new(|| Script::new("audit", include_str!("scripts/audit.lua")));
+/// Take from the common buckets of a rate limit, and give back.
+pub static RATE: LazyLock<Script> = LazyLock::new(|| Script::new("rate", include_str!("scripts/rate.lua")));
 
 #[cfg(test)]
 mod tests {
@@ -34,7 +36,7 @@ mod tests {
 
     #[test]
     fn every_script_has_its_own_sha1() {
-        let all = [&EXCHANGE, &REGISTER, &REAP, &AUDIT];
+        let all = [&EXCHANGE, &REGISTER, &REAP, &AUDIT, &RATE];
         for (i, script) in all.iter().enumerate() {
             assert_eq!(script.sha1.len(), 40, "{}", script.name);
             assert!(all[..i].iter().all(|other| other.sha1 != script.sha1));
