@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::node::Node;
+use crate::upstream::ejection::Standing;
 use crate::upstream::health::Health;
 use crate::upstream::{Pool, Server};
 
@@ -87,23 +88,47 @@ impl PoolState {
 
 impl ServerState {
     fn of(server: &Server, fleet: u32) -> Self {
-        let (health, reason) = server.health();
+        let (health, mut reason) = server.health();
+        let standing = server.conduct.standing();
+        let out = matches!(standing, Standing::Ejected | Standing::Probing);
+        let presence = server.conduct.presence();
         let (requests, errors) = server.totals();
         let local = server.in_flight();
         let state = match health {
-            Health::Up => "up",
             Health::Down => "down",
-            Health::Unknown => "starting",
+            _ if out => "ejected",
+            Health::Up if !server.conduct.is_starting() => "up",
+            _ => "starting",
         };
+        if health != Health::Down && standing != Standing::Serving {
+            reason = server.conduct.reason();
+        }
+        if state == "starting" && reason.is_empty() {
+            reason = match health {
+                Health::Unknown => "not checked yet",
+                _ => "slow start",
+            }
+            .to_owned();
+        }
+        if matches!(standing, Standing::Condemned | Standing::Silent) && !reason.is_empty() {
+            reason.push_str(" (not ejected: too few others serve)");
+        }
         ServerState {
             name: server.name.clone(),
             address: server.resolved().map_or_else(String::new, |address| address.to_string()),
             state,
             reason,
             health: health.as_str(),
-            ejection: "none",
+            ejection: match standing {
+                Standing::Ejected => "ejected",
+                Standing::Probing => "probing",
+                _ => "none",
+            },
             draining: false,
-            weight: Weight { configured: server.weight, effective: f64::from(server.weight) },
+            weight: Weight {
+                configured: server.weight,
+                effective: f64::from((server.weight as f32 * presence.factor * 1000.0).round()) / 1000.0,
+            },
             priority: server.priority,
             in_flight: InFlight { local, fleet },
             requests,

@@ -14,6 +14,7 @@ use std::path::Path;
 use ipnet::IpNet;
 
 mod check;
+mod ejection;
 mod fields;
 mod files;
 mod health;
@@ -37,6 +38,7 @@ mod units;
 mod variables;
 mod yaml;
 
+pub use ejection::{Ejection, Latency};
 pub use files::certificates;
 pub use health::{Check, Health};
 pub use listener::{ClientLimits, ClientTimeouts, Listener};

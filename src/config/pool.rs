@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::ejection::{Ejection, ejection_or_none};
 use super::fields::Fields;
 use super::health::{Health, health};
 use super::kind::{List, Parsed, Section, ShortOr, Word, count, whole};
 use super::route::{cookie_name, header_name, placed};
-use super::units::{name, server_address, span};
+use super::units::{name, percent, server_address, span, span_from};
 use crate::balance::Policy;
 
 /// Servers that do the same work.
@@ -28,6 +29,12 @@ pub struct Pool {
     pub health: Health,
     /// How servers are reached.
     pub upstream: Upstream,
+    /// When a server is left out for what becomes of requests; None: never.
+    pub ejection: Option<Ejection>,
+    /// While fewer servers than this may be chosen, in percent, all are used, whatever is known of them. 0: never.
+    pub panic_below: u32,
+    /// How long a server that came back gets less than its share; 0: it gets all of it at once.
+    pub slow_start: Duration,
     /// Requests that wait while all servers have `max_in_flight`.
     pub queue: Queue,
 }
@@ -132,8 +139,25 @@ pub(super) fn pool(f: &mut Fields<'_>) -> Option<PoolDraft> {
     );
     let health = f.section("health", "How servers are checked. Left out: a connection is opened.", health);
     let upstream = f.section("upstream", "How servers are reached.", upstream);
+    let ejection = f.optional(
+        "ejection",
+        "When a server is left out for what becomes of requests, whatever its checks say; `none`: never.",
+        ejection_or_none(),
+    );
+    let panic_below = f.default(
+        "panic_below",
+        "While fewer servers than this may be chosen, all are used, whatever is known of them. 0%: never.",
+        percent(0),
+        "0%",
+    );
     let queue = f.section("queue", "Requests that wait while all servers have `max_in_flight`.", queue);
-    f.later(&["sticky", "discovery", "ejection", "panic_below", "slow_start"]);
+    let slow_start = f.default(
+        "slow_start",
+        "How long a server that came back or moved gets less than its share, from a tenth on; 0s: it gets all of it at once.",
+        span_from(Duration::ZERO),
+        "30s",
+    );
+    f.later(&["sticky", "discovery"]);
     let (places, servers) = placed(servers?);
     check_servers(f, &servers, &places);
     Some(PoolDraft {
@@ -144,6 +168,9 @@ pub(super) fn pool(f: &mut Fields<'_>) -> Option<PoolDraft> {
             servers,
             health: health?,
             upstream: upstream?,
+            ejection: ejection.unwrap_or_else(|| Some(Ejection::default())),
+            panic_below: panic_below?,
+            slow_start: slow_start?,
             queue: queue?,
         },
         places,

@@ -25,6 +25,10 @@ pub struct Metrics {
     pub retries_refused: IntCounterVec,
     /// Requests that Fairlead answered itself, and connections that it refused or ended, by name of the refusal.
     pub refused: IntCounterVec,
+    /// Times that a server was left out for what became of requests, by pool and server.
+    pub ejections: IntCounterVec,
+    /// Times that a server was found to answer far later than the others, by pool and server.
+    pub slow: IntCounterVec,
     /// Clients' connections by listener; set when scraped.
     pub connections: IntGaugeVec,
     /// Requests in flight by pool, server and scope; set when scraped.
@@ -91,6 +95,12 @@ impl Metrics {
                 "fairlead_refused_total",
                 "Requests that Fairlead answered itself, connections that it refused",
                 &["reason"],
+            )?,
+            ejections: counters("fairlead_ejections_total", "Times that a server was ejected", &["pool", "server"])?,
+            slow: counters(
+                "fairlead_slow_total",
+                "Times that a server was found to answer far later than the others",
+                &["pool", "server"],
             )?,
             connections: gauges("fairlead_connections", "Clients' connections", &["listener"])?,
             in_flight: gauges("fairlead_in_flight", "Requests in flight", &["pool", "server", "scope"])?,

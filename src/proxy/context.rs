@@ -17,11 +17,11 @@ use crate::proxy::per_try::{Over, Wait};
 use crate::proxy::refusal::Refusal;
 use crate::proxy::slow::Pace;
 use crate::snapshot::{Snapshot, Target, Visit};
-use crate::upstream::Server;
 use crate::upstream::admission::Seat;
 use crate::upstream::circuit::Trial;
 use crate::upstream::pool::Tried;
 use crate::upstream::server::{Ended, Outcome};
+use crate::upstream::{Probe, Server};
 
 /// One request.
 #[derive(Debug)]
@@ -80,6 +80,8 @@ struct Attempt {
     lease: Lease<Server>,
     /// The pool's circuit was not closed when it began.
     trial: Option<Trial>,
+    /// It tries a server that was left out.
+    probe: Option<Probe>,
     began: Instant,
     /// None: the client still sends its body.
     sent: Option<Instant>,
@@ -140,12 +142,12 @@ impl Context {
     }
 
     /// An attempt begins; the last must have ended.
-    pub fn begin_attempt(&mut self, Seat { lease, trial }: Seat) {
+    pub fn begin_attempt(&mut self, Seat { lease, trial, probe }: Seat) {
         self.to_header = None;
         let began = Instant::now();
         let sent = (!self.uploading).then_some(began);
         let (first_byte, told) = (None, false);
-        self.attempt = Some(Attempt { lease, trial, began, sent, ticket: None, status: 0, first_byte, told });
+        self.attempt = Some(Attempt { lease, trial, probe, began, sent, ticket: None, status: 0, first_byte, told });
     }
 
     /// Attempts begun.
@@ -241,7 +243,8 @@ impl Context {
             target.traffic.record(now.saturating_duration_since(sent));
         }
         let server = attempt.lease.holder();
-        server.observe_attempt(&Ended { outcome, began, to_header: self.to_header, first_byte, told });
+        let ended = Ended { outcome, began, to_header: self.to_header, first_byte, told };
+        server.observe_attempt(&ended, attempt.probe.as_ref());
         self.made.push(Made { server: server.clone(), outcome, took: now.saturating_duration_since(began) });
         if attempt.trial.is_some()
             && outcome.is_error()
@@ -279,6 +282,7 @@ impl Drop for Context {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::load::Lease;
     use crate::server;
 
     fn node() -> Arc<Node> {
@@ -293,7 +297,7 @@ mod tests {
 
     fn begin(ctx: &mut Context) {
         let server = ctx.snapshot.pools[0].servers[0].clone();
-        ctx.begin_attempt(Seat { lease: Lease::take(server), trial: None });
+        ctx.begin_attempt(Seat { lease: Lease::take(server), trial: None, probe: None });
     }
 
     #[test]

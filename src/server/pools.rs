@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use crate::node::Node;
 use crate::proxy::deadline::TICK;
 use crate::server::shutdown;
-use crate::upstream::check;
+use crate::upstream::{check, watch};
 
 /// The longest that a start waits for the first health checks.
 const FIRST_PASS: Duration = Duration::from_secs(3);
@@ -56,6 +56,13 @@ impl Pools {
         std::thread::Builder::new().name("deadlines".into()).spawn(watch).map(drop)
     }
 
+    async fn watch(node: Arc<Node>) {
+        loop {
+            tokio::time::sleep(watch::TICK).await;
+            node.snapshot.load().pools.iter().for_each(|pool| pool.tick());
+        }
+    }
+
     /// What is known of routes and servers is reckoned here, not in requests.
     async fn refresh(node: Arc<Node>) {
         for second in 1u64.. {
@@ -93,6 +100,7 @@ impl BackgroundService for Pools {
             shutdown::end(&self.node, 1);
         }
         tasks.spawn(Self::rotate(self.node.clone()));
+        tasks.spawn(Self::watch(self.node.clone()));
         tasks.spawn(Self::refresh(self.node.clone()));
         tokio::select! {
             () = self.first_pass(&mut tasks) => self.node.lifecycle.set_checked(),

@@ -9,6 +9,7 @@
 //! | the same, Redis late or away | each node for itself, with its share: the limit ÷ the last known nodes, at least 1 |
 //! | `batched`, or another policy than `least-load` | each node by the last view of the fleet: picks by others since may exceed it |
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::load::fleet::{Mode, Reply};
 use crate::load::{Lease, Left};
 use crate::upstream::circuit::{State, Trial};
 use crate::upstream::pool::Tried;
-use crate::upstream::{Pool, Server};
+use crate::upstream::{Pool, Probe, Server};
 
 /// A server for one attempt.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Seat {
     pub lease: Lease<Server>,
     /// The pool's circuit was not closed.
     pub trial: Option<Trial>,
+    /// It tries a server that was left out.
+    pub probe: Option<Probe>,
 }
 
 /// Why there is no server for a request.
@@ -66,8 +69,8 @@ enum Try {
 }
 
 impl Pool {
-    /// A server that shall take a request, and the count on it: chosen by Redis in exact mode, else, or when Redis does
-    /// not answer in time, by [`Pool::choose`]. Waits in the pool's queue while all servers are full, at most for
+    /// A server that shall take a request, and the count on it: one that waits for a probe, else chosen by Redis in exact
+    /// mode, else, or when Redis does not answer in time, by [`Pool::choose`]. Waits in the pool's queue while all servers are full, at most for
     /// `patience` and only until `left` resolves.
     ///
     /// # Errors
@@ -79,6 +82,11 @@ impl Pool {
         patience: Duration,
         left: impl Future<Output = ()>,
     ) -> Result<Seat, Unavailable> {
+        if let Some((index, probe)) = self.probe(tried, key)
+            && let Some(lease) = self.lease_on(index, probe.server().clone()).await
+        {
+            return Ok(Seat { lease, trial: None, probe: Some(probe) });
+        }
         let trial = match self.circuit.state() {
             State::Closed => None,
             _ if self.candidates(&[]).is_empty() => return self.nobody(),
@@ -90,11 +98,11 @@ impl Pool {
             _ => self.try_lease(tried, key).await,
         };
         match found {
-            Try::Found(lease) => Ok(Seat { lease, trial }),
+            Try::Found(lease) => Ok(Seat { lease, trial, probe: None }),
             Try::Nobody => self.nobody(),
             Try::Full => {
                 let lease = self.wait_in_line(tried, key, patience, left).await?;
-                Ok(Seat { lease, trial })
+                Ok(Seat { lease, trial, probe: None })
             }
         }
     }
@@ -147,6 +155,20 @@ impl Pool {
                 Reply::Full | Reply::ChooseYourself => return self.take(tried, key),
             }
         }
+    }
+
+    /// A lease on this server, if it has room. Where Redis keeps a limit, only Redis can say so.
+    async fn lease_on(&self, index: u32, server: Arc<Server>) -> Option<Lease<Server>> {
+        let asks = self.config.balance == Policy::LeastLoad && self.share.mode() == Mode::Exact;
+        if asks && server.max_in_flight.is_some() {
+            let others = (0..self.servers.len()).filter(|other| *other != index as usize).collect();
+            match self.share.acquire(others).await {
+                Reply::Granted(lease) => return Some(lease),
+                Reply::Full => return None,
+                Reply::ChooseYourself => {}
+            }
+        }
+        Lease::take_below(server, self.allowance(index))
     }
 
     /// A lease on a server that this node chooses.
@@ -229,7 +251,6 @@ mod tests {
     use super::*;
     use crate::config::{self, Config};
     use crate::observe::metrics::Metrics;
-    use std::sync::Arc;
 
     const SOON: Duration = Duration::from_millis(20);
 

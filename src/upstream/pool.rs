@@ -15,6 +15,7 @@ use crate::load::fleet::{Mode, Share};
 use crate::observe::metrics::Metrics;
 use crate::upstream::Server;
 use crate::upstream::circuit::Circuit;
+use crate::upstream::guard::Guard;
 use crate::upstream::health::Health;
 
 /// Servers that were tried already for one request, by index.
@@ -34,8 +35,10 @@ pub struct Pool {
     /// Those who wait for room; none where no server is limited.
     pub queue: Option<Arc<Queue>>,
     pub(super) limits: AtomicU8,
+    pub(super) guard: Arc<Guard>,
+    pub(super) panic: AtomicBool,
     waiters: Mutex<Option<UnboundedReceiver<Waiter<Server>>>>,
-    ring: Option<Ring>,
+    pub(super) ring: Option<Ring>,
     ticket: AtomicU64,
     settled: AtomicBool,
 }
@@ -45,7 +48,8 @@ impl Pool {
     pub fn new(config: config::Pool, metrics: &Metrics) -> Self {
         let limited = config.servers.iter().any(|server| server.max_in_flight.is_some());
         let queue = limited.then(|| Arc::new(Queue::new(config.queue.max)));
-        let server = |server| Arc::new(Server::new(&config.name, server, metrics, queue.clone()));
+        let guard = Arc::new(Guard::new(&config, metrics));
+        let server = |server| Arc::new(Server::new(&guard, server, metrics, queue.clone()));
         let mut servers: Vec<_> = config.servers.iter().map(server).collect();
         servers.sort_by_key(|server| server.priority);
         let ring = (config.balance == Policy::Hash)
@@ -58,8 +62,10 @@ impl Pool {
             share,
             queue,
             limits: AtomicU8::new(0),
+            guard,
             waiters: Mutex::new(Some(waiters)),
             ring,
+            panic: AtomicBool::new(false),
             // At random, so that nodes do not take turns in step.
             ticket: AtomicU64::new(fastrand::u64(..)),
             settled: AtomicBool::new(false),
@@ -148,23 +154,6 @@ impl Pool {
         }
     }
 
-    pub(super) fn candidates(&self, tried: &[u32]) -> SmallVec<[Candidate; 16]> {
-        let mut candidates = SmallVec::new();
-        let mut tier = None;
-        for (index, server) in self.servers.iter().enumerate() {
-            let index = index as u32;
-            if tier.is_some_and(|tier| server.priority > tier) {
-                break;
-            }
-            if !server.is_eligible() || tried.contains(&index) {
-                continue;
-            }
-            tier = Some(server.priority);
-            candidates.push(Candidate { index, in_flight: server.in_flight(), weight: server.weight as f32 });
-        }
-        candidates
-    }
-
     fn next_ticket(&self) -> u64 {
         // Only turn-taking needs tickets; everybody else is spared the shared cache line.
         match self.config.balance {
@@ -174,7 +163,7 @@ impl Pool {
     }
 }
 
-fn fastrand_with<T>(run: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
+pub(super) fn fastrand_with<T>(run: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
     thread_local! {
         static RNG: std::cell::RefCell<fastrand::Rng> = std::cell::RefCell::new(fastrand::Rng::new());
     }
@@ -213,6 +202,9 @@ mod tests {
                 idle: std::time::Duration::from_secs(30),
                 idle_max: 10,
             },
+            ejection: Some(config::Ejection::default()),
+            panic_below: 0,
+            slow_start: std::time::Duration::ZERO,
             queue: config::Queue::default(),
         };
         let pool = Pool::new(config, &Metrics::new().unwrap());

@@ -13,6 +13,10 @@ use crate::config;
 use crate::load::{Ledger, Queue};
 use crate::observe::latency::Latencies;
 use crate::observe::metrics::Metrics;
+use crate::upstream::Probe;
+use crate::upstream::conduct::{Conduct, Ending};
+use crate::upstream::ejection::{Kind, Standing};
+use crate::upstream::guard::Guard;
 use crate::upstream::health::{Health, Machine};
 use crate::upstream::rhythm::Rhythm;
 
@@ -61,7 +65,19 @@ impl Outcome {
 
     /// Whether the server is to blame.
     pub fn is_error(self) -> bool {
-        !matches!(self, Outcome::Success | Outcome::Cancelled)
+        self.failure().is_some()
+    }
+
+    /// How it failed; None: it did not, or not by its server's fault.
+    fn failure(self) -> Option<Kind> {
+        match self {
+            Outcome::Success | Outcome::Cancelled => None,
+            Outcome::ServerError => Some(Kind::Status),
+            Outcome::ConnectFailed => Some(Kind::Connect),
+            Outcome::Reset => Some(Kind::Reset),
+            Outcome::Timeout => Some(Kind::Timeout),
+            Outcome::Invalid => Some(Kind::Invalid),
+        }
     }
 }
 
@@ -96,6 +112,8 @@ pub struct Server {
     pub max_in_flight: Option<u32>,
     /// Its latencies of late.
     pub latencies: Latencies,
+    /// What requests tell about it.
+    pub conduct: Conduct,
     /// How often it usually answers.
     pub rhythm: Rhythm,
     ledger: Ledger,
@@ -103,8 +121,9 @@ pub struct Server {
     peer: ArcSwapOption<HttpPeer>,
     health: AtomicU8,
     checks: Mutex<Checks>,
-    requests: AtomicU64,
     errors: AtomicU64,
+    /// Attempts that tell nothing.
+    neither: AtomicU64,
     attempts: [IntCounter; Outcome::ALL.len()],
 }
 
@@ -113,6 +132,8 @@ pub struct Server {
 struct Checks {
     machine: Machine,
     reason: String,
+    /// It was down or elsewhere before.
+    returns: bool,
 }
 
 impl AsRef<Ledger> for Server {
@@ -122,11 +143,12 @@ impl AsRef<Ledger> for Server {
 }
 
 impl Server {
-    /// A server of `pool` that has not been checked or resolved yet.
+    /// A server of `guard`'s pool that has not been checked or resolved yet.
     ///
     /// `queue`: who is to be called when a request on it ends.
-    pub fn new(pool: &str, config: &config::Server, metrics: &Metrics, queue: Option<Arc<Queue>>) -> Self {
+    pub fn new(guard: &Arc<Guard>, config: &config::Server, metrics: &Metrics, queue: Option<Arc<Queue>>) -> Self {
         Server {
+            conduct: Conduct::new(&config.name, config.priority, guard),
             name: config.name.clone(),
             address: config.address.clone(),
             weight: config.weight,
@@ -138,16 +160,45 @@ impl Server {
             peer: ArcSwapOption::empty(),
             health: AtomicU8::new(Health::Unknown as u8),
             checks: Mutex::default(),
-            requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
+            neither: AtomicU64::new(0),
             attempts: Outcome::ALL
-                .map(|outcome| metrics.attempts.with_label_values(&[pool, &config.name, outcome.as_str()])),
+                .map(|outcome| metrics.attempts.with_label_values(&[&guard.pool, &config.name, outcome.as_str()])),
         }
     }
 
-    /// Whether it may be chosen.
-    pub fn is_eligible(&self) -> bool {
+    /// Whether its checks pass.
+    #[inline]
+    pub fn is_up(&self) -> bool {
         self.health.load(Ordering::Relaxed) == Health::Up as u8
+    }
+
+    /// Whether it may be chosen.
+    #[inline]
+    pub fn is_eligible(&self) -> bool {
+        self.is_up() && !matches!(self.conduct.standing(), Standing::Ejected | Standing::Probing)
+    }
+
+    /// Whether it answers at all, as far as is known: up, not left out, and not condemned for its silence.
+    #[inline]
+    pub fn is_alive(&self) -> bool {
+        self.is_up() && matches!(self.conduct.standing(), Standing::Serving | Standing::Condemned)
+    }
+
+    /// Whether it waits for a probe.
+    #[inline]
+    pub fn wants_probe(&self) -> bool {
+        self.is_up() && self.conduct.standing() == Standing::Probing && self.conduct.probe_is_free()
+    }
+
+    /// A probe of a server that is left out or condemned, whatever time it is out for, if its last one began at least
+    /// `every` ago. One success is enough: this is for when nobody else is left.
+    pub fn begin_probe(self: &Arc<Self>, now: Instant, every: Duration) -> Option<Probe> {
+        let due = self.is_up()
+            && self.conduct.standing() != Standing::Serving
+            && self.conduct.probe_is_due(now, every)
+            && self.conduct.probe_is_free();
+        if due { Probe::begin(self, true) } else { None }
     }
 
     /// This process's requests in flight on it.
@@ -169,10 +220,12 @@ impl Server {
     /// a check there.
     pub fn set_address(&self, address: SocketAddr, upstream: &config::Upstream) {
         let mut checks = self.checks();
-        if self.resolved() == Some(address) {
+        let before = self.resolved();
+        if before == Some(address) {
             return;
         }
-        *checks = Checks::default();
+        *checks = Checks { returns: checks.returns || before.is_some(), ..Checks::default() };
+        self.conduct.replaced();
         self.health.store(Health::Unknown as u8, Ordering::Relaxed);
         let mut peer = HttpPeer::new(address, false, String::new());
         peer.options.connection_timeout = Some(upstream.connect_timeout);
@@ -206,6 +259,11 @@ impl Server {
             Ok(()) if checks.machine.health() == Health::Up => checks.reason.clear(),
             Ok(()) => {}
         }
+        if let Some(health) = change {
+            let up = health == Health::Up;
+            self.conduct.set_up(up, checks.returns);
+            checks.returns = !up;
+        }
         self.health.store(checks.machine.health() as u8, Ordering::Relaxed);
         change
     }
@@ -217,24 +275,38 @@ impl Server {
 
     /// An attempt that was sent then has waited for long while the server answered nothing at all: that is a failure, and
     /// counts as one now. When the attempt ends it must say that it was told.
-    pub fn observe_silence(&self, _began: Instant) {}
+    pub fn observe_silence(&self, began: Instant) {
+        self.conduct.fell_silent(began);
+    }
 
     /// Counts an attempt that is over.
-    pub fn observe_attempt(&self, ended: &Ended) {
-        let Ended { outcome, to_header, .. } = *ended;
+    pub fn observe_attempt(&self, ended: &Ended, probe: Option<&Probe>) {
+        let Ended { outcome, began, told, .. } = *ended;
         self.attempts[outcome as usize].inc();
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        if outcome.is_error() {
-            self.errors.fetch_add(1, Ordering::Relaxed);
-        }
-        if let Some(took) = to_header {
+        if let Some(took) = ended.to_header {
             self.latencies.record(took);
+        }
+        let ending = match outcome.failure() {
+            Some(kind) => {
+                self.errors.fetch_add(1, Ordering::Relaxed);
+                Ending::Bad(kind)
+            }
+            None if outcome == Outcome::Success => Ending::Good(ended.first_byte),
+            None => {
+                self.neither.fetch_add(1, Ordering::Relaxed);
+                Ending::Neither
+            }
+        };
+        match probe {
+            Some(probe) if !told => self.conduct.probed(ending, probe.is_urgent()),
+            _ => self.conduct.ended(ending, began, told),
         }
     }
 
     /// Attempts made, and those that failed.
     pub fn totals(&self) -> (u64, u64) {
-        (self.requests.load(Ordering::Relaxed), self.errors.load(Ordering::Relaxed))
+        let errors = self.errors.load(Ordering::Relaxed);
+        (self.conduct.good() + errors + self.neither.load(Ordering::Relaxed), errors)
     }
 
     fn checks(&self) -> std::sync::MutexGuard<'_, Checks> {
@@ -251,7 +323,8 @@ mod tests {
         let listen = "127.0.0.1:0".parse().unwrap();
         let config = config::Config::quick(listen, &[("web".into(), 80)], None, None).unwrap();
         let pool = &config.pools[0];
-        let server = Server::new("app", &pool.servers[0], &Metrics::new().unwrap(), None);
+        let metrics = Metrics::new().unwrap();
+        let server = Server::new(&Arc::new(Guard::new(pool, &metrics)), &pool.servers[0], &metrics, None);
         let [here, there] = ["10.0.0.1:80", "10.0.0.2:80"].map(|address| address.parse().ok());
         let observe = |at, result| server.observe_check(at, result, 2, 3);
         assert_eq!(observe(None, Err("no address".into())), Some(Health::Down));

@@ -201,7 +201,7 @@ async fn hash_of_the_client_sticks() {
 async fn a_lower_tier_serves_only_while_the_higher_has_nobody() {
     let (mut first, mut second, spare) = (Origin::start("first"), Origin::start("second"), Origin::start("spare"));
     let list = format!("{}, {{ address: \"{}\", priority: 1 }}", servers(&[&first, &second]), spare.server());
-    let health = "health: { type: tcp, interval: 200ms, timeout: 200ms, rise: 1, fall: 1 }";
+    let health = "health: { type: tcp, interval: 200ms, timeout: 200ms, rise: 1, fall: 1 }, slow_start: 0s";
     let fairlead = Fairlead::start(&one_pool(&list, health)).await;
     let mut client = fairlead.client().await;
 

@@ -6,9 +6,9 @@ use tokio::net::TcpListener;
 
 use crate::support::{Fairlead, Heartbeat, Load, Origin, Reserved, ms, one_pool, servers, until, within};
 
-/// Checks `/heartbeat` five times a second; one result decides. `more` is added to its keys.
+/// Checks `/heartbeat` five times a second; one result decides, at once in full. `more` is added to its keys.
 fn quick(more: &str) -> String {
-    format!("health: {{ path: /heartbeat, interval: 200ms, timeout: 150ms, rise: 1, fall: 1, {more} }}")
+    format!("health: {{ path: /heartbeat, interval: 200ms, timeout: 150ms, rise: 1, fall: 1, {more} }}, slow_start: 0s")
 }
 
 #[tokio::test]
@@ -78,7 +78,7 @@ async fn the_host_of_checks_can_be_set() {
 #[tokio::test]
 async fn rise_and_fall_count_results_in_a_row() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
-    let health = "health: { path: /heartbeat, interval: 200ms, timeout: 150ms, rise: 3, fall: 3 }";
+    let health = "health: { path: /heartbeat, interval: 200ms, timeout: 150ms, rise: 3, fall: 3 }, slow_start: 0s";
     let fairlead = Fairlead::start(&one_pool(&servers(&[&a, &b]), health)).await;
     fairlead.wait_state(&a.server(), "up").await;
 
@@ -106,7 +106,7 @@ async fn without_settings_a_check_connects() {
     assert!(a.checks().is_empty());
     drop(fairlead);
 
-    let health = "health: { type: tcp, interval: 200ms, timeout: 150ms, rise: 1, fall: 1 }";
+    let health = "health: { type: tcp, interval: 200ms, timeout: 150ms, rise: 1, fall: 1 }, slow_start: 0s";
     let fairlead = Fairlead::start(&one_pool(&list, health)).await;
     fairlead.wait_state(&b.server(), "down").await;
     b.listen();

@@ -202,7 +202,7 @@ async fn the_level_can_be_set() {
 #[tokio::test]
 async fn a_log_that_nobody_reads_stops_nothing() {
     let (origin, public, admin) = (Origin::start("a"), Reserved::new(), Reserved::new());
-    let health = "health: { path: /heartbeat, interval: 100ms, timeout: 90ms, rise: 1, fall: 1 }";
+    let health = "health: { path: /heartbeat, interval: 100ms, timeout: 90ms, rise: 1, fall: 1 }, slow_start: 0s";
     let listeners = format!("listeners: [{{ address: \"{}\" }}]\n", public.address);
     let admin_key = format!("admin: {{ address: \"{}\" }}\n", admin.address);
     let pools = format!("pools: {{ app: {{ servers: [{}], {health} }} }}\n", origin.server());

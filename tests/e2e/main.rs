@@ -11,6 +11,7 @@ mod capacity_faults;
 mod circuit;
 mod cli;
 mod demo_fleet;
+mod ejection;
 mod failover;
 mod faults;
 mod fleet_accounting;

@@ -61,6 +61,7 @@ struct State {
     lost: AtomicUsize,
     hang_up_on_reuse: AtomicBool,
     fault: Mutex<Fault>,
+    fails: AtomicBool,
     /// Stands for the path of every request.
     instead: Mutex<Option<&'static str>>,
 }
@@ -97,6 +98,7 @@ impl Origin {
             lost: AtomicUsize::new(0),
             hang_up_on_reuse: AtomicBool::new(false),
             fault: Mutex::new(Fault::None),
+            fails: AtomicBool::new(false),
             instead: Mutex::default(),
         };
         let port = Reserved::new();
@@ -127,6 +129,11 @@ impl Origin {
     /// Milliseconds that every answer takes from now on.
     pub fn delay(&self, ms: usize) {
         self.state.delay.store(ms, SeqCst);
+    }
+
+    /// Answers 500 at once from now on, or no longer; health checks are answered as before.
+    pub fn fails(&self, fails: bool) {
+        self.state.fails.store(fails, SeqCst);
     }
 
     /// A second request over one connection is read, and then the connection ends.
@@ -287,6 +294,11 @@ async fn answer(wire: &mut Wire, state: &State, head: &Head) -> io::Result<bool>
     let path = instead.unwrap_or(head.word(1)).split('?').next().unwrap_or("");
     let words: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let number = |n: usize| words.get(n).and_then(|w| w.parse::<u64>().ok()).unwrap_or(0);
+    if state.fails.load(SeqCst) {
+        wire.body(body).await?;
+        wire.write(page(500, "", "broken")).await?;
+        return Ok(true);
+    }
     let delay = state.delay.load(SeqCst) as u64;
     if delay > 0 {
         pause(wire, delay).await?;
