@@ -255,7 +255,7 @@ async fn the_access_log_lists_every_attempt_and_each_failure_has_its_name() {
         (Fault::Close, 502, "upstream-reset"),
         (Fault::CloseInHead, 502, "upstream-reset"),
         (Fault::Garbage, 502, "upstream-invalid"),
-        (Fault::Hang, 504, "response-timeout"),
+        (Fault::Hang, 504, "per-try-timeout"),
     ];
     let routes = "routes: [{ name: all, match: {}, pool: app, timeouts: { response: 600ms, per_try: 100ms } }]\n";
     for (fault, status, name) in faults {

@@ -160,7 +160,7 @@ async fn over_a_bad_network() {
     }
     let list: Vec<String> = networks.iter().map(|network| network.address.to_string()).collect();
     let routes = "routes: [{ name: all, match: {}, pool: app, timeouts: { per_try: 200ms, response: 1s } }]\n";
-    let pool = one_pool(&list.join(", "), &format!("{BLIND}, ejection: {{ base: 50ms }}"));
+    let pool = one_pool(&list.join(", "), &format!("{BLIND}, ejection: {{ base: 100ms }}"));
     let fairlead = Fairlead::start(&(pool + routes)).await;
     for network in &networks {
         network.weather(Weather { refuse: 20, lose_up: 20, lose_down: 20, stall: 10, delay: 3, within: 1500 });
