@@ -12,9 +12,14 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Takes the place, if nobody has it. `urgent`: nobody else is left, so that its success is enough.
-    pub(super) fn begin(server: &Arc<Server>, urgent: bool) -> Option<Probe> {
-        server.conduct.begin_probe().then(|| Probe { server: server.clone(), urgent })
+    /// Takes the place, if nobody has it.
+    pub(super) fn begin(server: &Arc<Server>) -> Option<Probe> {
+        server.conduct.begin_probe().then(|| Probe { server: server.clone(), urgent: false })
+    }
+
+    /// One that needs no place: nobody else is left, so that its success is enough.
+    pub(super) fn urgent(server: &Arc<Server>) -> Probe {
+        Probe { server: server.clone(), urgent: true }
     }
 
     /// Whose it is.
@@ -30,6 +35,8 @@ impl Probe {
 
 impl Drop for Probe {
     fn drop(&mut self) {
-        self.server.conduct.end_probe();
+        if !self.urgent {
+            self.server.conduct.end_probe();
+        }
     }
 }
