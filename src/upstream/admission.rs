@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -21,10 +21,6 @@ use crate::load::{Lease, Left};
 use crate::upstream::circuit::{State, Trial};
 use crate::upstream::pool::Tried;
 use crate::upstream::{Pool, Probe, Server};
-
-/// While nobody answers, each server is asked so often whether it does again, or every `ejection.base` if that is less:
-/// often enough to be back within a moment, seldom enough to be no load.
-const KNOCK_EVERY: Duration = Duration::from_secs(1);
 
 /// A server for one attempt.
 #[derive(Debug)]
@@ -40,9 +36,9 @@ pub struct Seat {
 /// Why there is no server for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unavailable {
-    /// The checks of none pass, or all that may be chosen were tried.
+    /// None may be chosen, or all that may were tried.
     NoServer,
-    /// The checks of some pass, but none of those answers; others find out whether one does again.
+    /// None works, and others find out whether one does again.
     CircuitOpen,
     /// All are full, and so is the queue.
     QueueFull,
@@ -86,9 +82,6 @@ impl Pool {
         patience: Duration,
         left: impl Future<Output = ()>,
     ) -> Result<Seat, Unavailable> {
-        if self.all_gone() && !self.is_in_panic() {
-            return self.knock(tried).await;
-        }
         if let Some((index, probe)) = self.probe(tried, key)
             && let Some(lease) = self.lease_on(index, probe.server().clone()).await
         {
@@ -112,24 +105,6 @@ impl Pool {
                 Ok(Seat { lease, trial, probe: None })
             }
         }
-    }
-
-    /// Nobody answers, as far as is known. The circuit opens: requests are refused at once, but for one now and then that
-    /// finds out whether a server is well again.
-    async fn knock(&self, tried: &[u32]) -> Result<Seat, Unavailable> {
-        let base = self.config.ejection.map_or(KNOCK_EVERY, |ejection| ejection.base);
-        let (now, every) = (Instant::now(), base.min(KNOCK_EVERY));
-        // Who was refused or failed elsewhere is no probe: retries would come on top of them.
-        let servers = if tried.is_empty() { self.servers.as_slice() } else { &[] };
-        for (index, server) in (0..).zip(servers) {
-            if let Some(probe) = server.begin_probe(now, every)
-                && let Some(lease) = self.lease_on(index, server.clone()).await
-            {
-                self.circuit.open();
-                return Ok(Seat { lease, trial: None, probe: Some(probe) });
-            }
-        }
-        self.nobody()
     }
 
     async fn wait_in_line(
@@ -256,12 +231,10 @@ impl Pool {
     /// What to say where nobody may be chosen.
     fn nobody(&self) -> Result<Seat, Unavailable> {
         // One request that has tried all servers tells nothing about them.
-        if !self.all_gone() && !self.candidates(&[]).is_empty() {
-            return Err(Unavailable::NoServer);
+        if self.candidates(&[]).is_empty() {
+            self.circuit.open();
         }
-        self.circuit.open();
-        let checks_pass = self.servers.iter().any(|server| server.is_up());
-        Err(if checks_pass { Unavailable::CircuitOpen } else { Unavailable::NoServer })
+        Err(Unavailable::NoServer)
     }
 
     /// What the circuit does with requests. A full queue is an open circuit too, until it moves on.
@@ -278,7 +251,6 @@ mod tests {
     use super::*;
     use crate::config::{self, Config};
     use crate::observe::metrics::Metrics;
-    use crate::upstream::server::{Ended, Outcome};
 
     const SOON: Duration = Duration::from_millis(20);
 
@@ -389,32 +361,6 @@ mod tests {
         drop(seats);
         let _one = acquire(&pool).await.unwrap();
         assert_eq!(acquire(&pool).await.unwrap_err(), Unavailable::QueueFull, "one is always allowed");
-    }
-
-    #[tokio::test]
-    async fn where_nobody_answers_one_request_a_second_asks_each_server() {
-        let pool = pool(&[(0, 0), (0, 0), (0, 0)], 5);
-        let ended = |outcome| Ended { outcome, began: Instant::now(), to_header: None, first_byte: None, told: false };
-        for _ in 0..5 {
-            pool.servers.iter().for_each(|server| server.observe_attempt(&ended(Outcome::Timeout), None));
-        }
-        assert!(pool.all_gone());
-        let mut asked = Vec::new();
-        for _ in 0..100 {
-            match acquire(&pool).await {
-                Ok(seat) => asked.push(seat),
-                Err(why) => assert_eq!(why, Unavailable::CircuitOpen),
-            }
-            assert_eq!(pool.circuit_state(), State::Open);
-        }
-        assert_eq!(asked.len(), 3, "none of them asks again before a second is over");
-        let again = pool.acquire(&[0], 0, SOON, async {}).await;
-        assert_eq!(again.unwrap_err(), Unavailable::CircuitOpen, "retries ask nobody");
-        let seat = asked.pop().unwrap();
-        seat.lease.holder().observe_attempt(&ended(Outcome::Success), seat.probe.as_ref());
-        let first = acquire(&pool).await.unwrap();
-        assert!(first.trial.is_some(), "one is let in");
-        assert_eq!(acquire(&pool).await.unwrap_err(), Unavailable::CircuitOpen);
     }
 
     #[tokio::test]

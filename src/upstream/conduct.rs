@@ -166,12 +166,10 @@ impl Conduct {
         mine
     }
 
-    /// Begins a probe that needs no place, if the last one began that long ago or there never was one. Of several who ask
-    /// at the same moment one may.
-    pub fn begin_urgent_probe(&self, now: Instant, every: Duration) -> bool {
-        let (now, every) = (clock::nanos(clock::of(now)), clock::nanos(every));
-        let due = |last: u64| (last == 0 || now.saturating_sub(last) >= every).then_some(now);
-        self.probe_began.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok()
+    /// Whether the last probe began that long ago, or there never was one.
+    pub fn probe_is_due(&self, now: Instant, every: Duration) -> bool {
+        let last = self.probe_began.load(Ordering::Relaxed);
+        last == 0 || clock::nanos(clock::of(now)).saturating_sub(last) >= clock::nanos(every)
     }
 
     /// Whether nobody has the place of a probe.

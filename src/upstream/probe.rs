@@ -12,14 +12,9 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Takes the place, if nobody has it.
-    pub(super) fn begin(server: &Arc<Server>) -> Option<Probe> {
-        server.conduct.begin_probe().then(|| Probe { server: server.clone(), urgent: false })
-    }
-
-    /// One that needs no place: nobody else is left, so that its success is enough.
-    pub(super) fn urgent(server: &Arc<Server>) -> Probe {
-        Probe { server: server.clone(), urgent: true }
+    /// Takes the place, if nobody has it. `urgent`: nobody else is left, so that its success is enough.
+    pub(super) fn begin(server: &Arc<Server>, urgent: bool) -> Option<Probe> {
+        server.conduct.begin_probe().then(|| Probe { server: server.clone(), urgent })
     }
 
     /// Whose it is.
@@ -35,8 +30,6 @@ impl Probe {
 
 impl Drop for Probe {
     fn drop(&mut self) {
-        if !self.urgent {
-            self.server.conduct.end_probe();
-        }
+        self.server.conduct.end_probe();
     }
 }

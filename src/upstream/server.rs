@@ -192,11 +192,13 @@ impl Server {
     }
 
     /// A probe of a server that is left out or condemned, whatever time it is out for, if its last one began at least
-    /// `every` ago; that one may still wait for its answer. One success is enough: this is for when nobody else is left.
+    /// `every` ago. One success is enough: this is for when nobody else is left.
     pub fn begin_probe(self: &Arc<Self>, now: Instant, every: Duration) -> Option<Probe> {
-        let due =
-            self.is_up() && self.conduct.standing() != Standing::Serving && self.conduct.begin_urgent_probe(now, every);
-        due.then(|| Probe::urgent(self))
+        let due = self.is_up()
+            && self.conduct.standing() != Standing::Serving
+            && self.conduct.probe_is_due(now, every)
+            && self.conduct.probe_is_free();
+        if due { Probe::begin(self, true) } else { None }
     }
 
     /// This process's requests in flight on it.
