@@ -3,15 +3,19 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::Listener;
 
 /// Connections that may wait to be accepted; the system's `net.core.somaxconn` caps it.
 pub(crate) const BACKLOG: i32 = 65_535;
+
+/// Bytes of a response that wait in the system beyond those on their way. By default these may be 4 MB for each client that
+/// reads slowly, and all connections slow down once the system's memory for them is used up.
+const UNSENT: u32 = 256 * 1024;
 
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -91,13 +95,18 @@ impl Bound {
 pub fn bind(listener: &Listener) -> Result<Bound, StartError> {
     let bound = bind_socket(listener.address);
     let (socket, address) = bound.map_err(|error| failed(listener.address, &listener.name, error))?;
-    // Connections inherit it: the system ends those whose client takes nothing, or is silently gone, whatever part of a
-    // response is on its way. Pingora has no timeout on headers and on the last of a body.
-    let stalled = u32::try_from(listener.timeouts.write.as_millis()).unwrap_or(u32::MAX);
-    if let Err(error) = setsockopt(&socket, sockopt::TcpUserTimeout, &stalled) {
-        log::warn!(listener = listener.name, error = error.to_string(); "cannot_limit_stalled_writes");
+    if let Err(error) = bound_slow_readers(&socket, listener.timeouts.write) {
+        log::warn!(listener = listener.name, error = error.to_string(); "cannot_bound_slow_readers");
     }
     Ok(Bound { name: listener.name.clone(), address, socket })
+}
+
+/// What the system does about clients that take a response slowly. Connections inherit it from their listener.
+fn bound_slow_readers(socket: &Socket, write: Duration) -> std::io::Result<()> {
+    // Ends a connection whose client has no room for that long, or is silently gone, whatever part of a response is on
+    // its way. Pingora has no timeout on headers and on the last of a body.
+    socket.set_tcp_user_timeout(Some(write))?;
+    socket.set_tcp_notsent_lowat(UNSENT)
 }
 
 fn failed(address: SocketAddr, name: &str, error: std::io::Error) -> StartError {
@@ -125,7 +134,6 @@ pub(crate) fn bind_socket(address: SocketAddr) -> std::io::Result<(Socket, Socke
 mod tests {
     use super::*;
     use crate::config::{ClientLimits, ClientTimeouts};
-    use std::time::Duration;
 
     fn listener(address: SocketAddr) -> Listener {
         let second = Duration::from_secs(1);

@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
@@ -21,6 +21,14 @@ use crate::load::{Lease, Left};
 use crate::upstream::circuit::{State, Trial};
 use crate::upstream::pool::Tried;
 use crate::upstream::{Pool, Probe, Server};
+
+/// While no server of a pool is known to answer, each gets a request at most this often; or every `ejection.base`, if
+/// that is shorter. A pool that is out altogether should not have to wait for it longer than a client would.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+
+/// Where all servers are full: how long a node that has its part of the room leaves what it has just given back to the
+/// others, who must see it first. Else whoever had the room would keep it.
+const YIELD: Duration = Duration::from_millis(4);
 
 /// A server for one attempt.
 #[derive(Debug)]
@@ -89,7 +97,7 @@ impl Pool {
         }
         let trial = match self.circuit.state() {
             State::Closed => None,
-            _ if self.candidates(&[]).is_empty() => return self.nobody(),
+            _ if self.is_dark() => return self.in_the_dark(tried).await,
             _ => self.circuit.admit().map_err(|_| Unavailable::CircuitOpen)?,
         };
         // Nobody overtakes those who wait.
@@ -98,8 +106,12 @@ impl Pool {
             _ => self.try_lease(tried, key).await,
         };
         match found {
+            // One of those who answer nothing, which is chosen only where there is no other.
+            Try::Found(lease) if lease.holder().is_silent() && self.is_dark() => self.in_the_dark(tried).await,
             Try::Found(lease) => Ok(Seat { lease, trial, probe: None }),
-            Try::Nobody => self.nobody(),
+            Try::Nobody if self.is_dark() => self.in_the_dark(tried).await,
+            // One request that has tried all servers tells nothing about them.
+            Try::Nobody => Err(Unavailable::NoServer),
             Try::Full => {
                 let lease = self.wait_in_line(tried, key, patience, left).await?;
                 Ok(Seat { lease, trial, probe: None })
@@ -117,6 +129,9 @@ impl Pool {
         let Some(queue) = &self.queue else { return Err(Unavailable::QueueFull) };
         let limit = self.config.queue.timeout.min(patience);
         let turn = queue.wait(limit, || async {
+            if self.has_its_part() {
+                tokio::time::sleep(YIELD).await;
+            }
             match self.try_lease(tried, key).await {
                 Try::Found(lease) => Some(Ok(lease)),
                 Try::Nobody => Some(Err(Unavailable::NoServer)),
@@ -132,6 +147,17 @@ impl Pool {
             },
             () = left => Err(Unavailable::ClientLeft),
         }
+    }
+
+    /// Whether this node has as much of the servers' room as each node of the fleet could have.
+    fn has_its_part(&self) -> bool {
+        let nodes = self.share.last_nodes();
+        if nodes == 1 || self.share.mode() != Mode::Exact {
+            return false;
+        }
+        let room = self.servers.iter().map(|server| server.max_in_flight.unwrap_or(0)).sum::<u32>();
+        let own = self.servers.iter().map(|server| server.in_flight()).sum::<u32>();
+        own >= room.div_ceil(nodes)
     }
 
     async fn try_lease(&self, tried: &[u32], key: u64) -> Try {
@@ -228,13 +254,26 @@ impl Pool {
         }
     }
 
-    /// What to say where nobody may be chosen.
-    fn nobody(&self) -> Result<Seat, Unavailable> {
-        // One request that has tried all servers tells nothing about them.
-        if self.candidates(&[]).is_empty() {
-            self.circuit.open();
+    /// Whether nobody of the pool is known to answer, and none is asked all the same.
+    fn is_dark(&self) -> bool {
+        (self.all_gone() && !self.is_in_panic()) || self.eligible(&[]).is_empty()
+    }
+
+    /// Nobody is known to answer: a few requests find out whether that is still so, the others are refused at once.
+    async fn in_the_dark(&self, tried: &[u32]) -> Result<Seat, Unavailable> {
+        self.circuit.open();
+        let now = Instant::now();
+        let every = self.config.ejection.as_ref().map_or(PROBE_EVERY, |ejection| ejection.base.min(PROBE_EVERY));
+        for (index, server) in (0..).zip(&self.servers) {
+            if !tried.contains(&index)
+                && let Some(probe) = server.begin_probe(now, every)
+                && let Some(lease) = self.lease_on(index, server.clone()).await
+            {
+                return Ok(Seat { lease, trial: None, probe: Some(probe) });
+            }
         }
-        Err(Unavailable::NoServer)
+        let any_up = self.servers.iter().any(|server| server.is_up());
+        Err(if any_up { Unavailable::CircuitOpen } else { Unavailable::NoServer })
     }
 
     /// What the circuit does with requests. A full queue is an open circuit too, until it moves on.

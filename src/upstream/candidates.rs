@@ -35,7 +35,7 @@ impl Pool {
             }
             if server.wants_probe()
                 && home.is_none_or(|home| home == index)
-                && let Some(probe) = Probe::begin(server, false)
+                && let Some(probe) = Probe::begin(server)
             {
                 return Some((index, probe));
             }

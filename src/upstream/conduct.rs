@@ -157,19 +157,27 @@ impl Conduct {
         });
     }
 
-    /// Takes the one place of a probe. It must be given back by [`Conduct::end_probe`].
-    pub fn begin_probe(&self) -> bool {
-        let mine = self.probe.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok();
-        if mine {
-            self.probe_began.store(clock::nanos(clock::now()), Ordering::Relaxed);
-        }
-        mine
+    /// Takes the one place of a probe. It must be given back by [`Conduct::end_probe`], with the number that this
+    /// returns.
+    pub fn begin_probe(&self) -> Option<u64> {
+        self.probe.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        let now = clock::nanos(clock::now());
+        self.probe_began.store(now, Ordering::Relaxed);
+        Some(now)
     }
 
-    /// Whether the last probe began that long ago, or there never was one.
-    pub fn probe_is_due(&self, now: Instant, every: Duration) -> bool {
+    /// The same where nobody else is left, if the last probe began at least `every` ago: even if that one still waits
+    /// for its answer. Of several at once one gets it.
+    pub fn begin_urgent_probe(&self, now: Instant, every: Duration) -> Option<u64> {
         let last = self.probe_began.load(Ordering::Relaxed);
-        last == 0 || clock::nanos(clock::of(now)).saturating_sub(last) >= clock::nanos(every)
+        let now = clock::nanos(clock::of(now));
+        if last != 0 && now.saturating_sub(last) < clock::nanos(every) {
+            return None;
+        }
+        let now = now.max(last + 1);
+        self.probe_began.compare_exchange(last, now, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        self.probe.store(true, Ordering::Relaxed);
+        Some(now)
     }
 
     /// Whether nobody has the place of a probe.
@@ -177,9 +185,11 @@ impl Conduct {
         !self.probe.load(Ordering::Relaxed)
     }
 
-    /// Gives the place of a probe back.
-    pub fn end_probe(&self) {
-        self.probe.store(false, Ordering::Release);
+    /// Gives the place of a probe back, unless a later one has it.
+    pub fn end_probe(&self, number: u64) {
+        if self.probe_began.load(Ordering::Relaxed) == number {
+            self.probe.store(false, Ordering::Release);
+        }
     }
 
     /// What the health checks found. `returns`: it was down before, or elsewhere.

@@ -1,6 +1,7 @@
 //! A request that is to find out whether a server that was left out is well again.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::upstream::Server;
 
@@ -8,13 +9,21 @@ use crate::upstream::Server;
 #[derive(Debug)]
 pub struct Probe {
     server: Arc<Server>,
+    number: u64,
     urgent: bool,
 }
 
 impl Probe {
-    /// Takes the place, if nobody has it. `urgent`: nobody else is left, so that its success is enough.
-    pub(super) fn begin(server: &Arc<Server>, urgent: bool) -> Option<Probe> {
-        server.conduct.begin_probe().then(|| Probe { server: server.clone(), urgent })
+    /// Takes the place, if nobody has it.
+    pub(super) fn begin(server: &Arc<Server>) -> Option<Probe> {
+        let number = server.conduct.begin_probe()?;
+        Some(Probe { server: server.clone(), number, urgent: false })
+    }
+
+    /// Takes the place where nobody else is left, so that its success is enough; `every` at most.
+    pub(super) fn begin_urgent(server: &Arc<Server>, now: Instant, every: Duration) -> Option<Probe> {
+        let number = server.conduct.begin_urgent_probe(now, every)?;
+        Some(Probe { server: server.clone(), number, urgent: true })
     }
 
     /// Whose it is.
@@ -30,6 +39,6 @@ impl Probe {
 
 impl Drop for Probe {
     fn drop(&mut self) {
-        self.server.conduct.end_probe();
+        self.server.conduct.end_probe(self.number);
     }
 }

@@ -185,6 +185,12 @@ impl Server {
         self.is_up() && matches!(self.conduct.standing(), Standing::Serving | Standing::Condemned)
     }
 
+    /// Whether it is condemned for its silence.
+    #[inline]
+    pub fn is_silent(&self) -> bool {
+        self.conduct.standing() == Standing::Silent
+    }
+
     /// Whether it waits for a probe.
     #[inline]
     pub fn wants_probe(&self) -> bool {
@@ -194,11 +200,8 @@ impl Server {
     /// A probe of a server that is left out or condemned, whatever time it is out for, if its last one began at least
     /// `every` ago. One success is enough: this is for when nobody else is left.
     pub fn begin_probe(self: &Arc<Self>, now: Instant, every: Duration) -> Option<Probe> {
-        let due = self.is_up()
-            && self.conduct.standing() != Standing::Serving
-            && self.conduct.probe_is_due(now, every)
-            && self.conduct.probe_is_free();
-        if due { Probe::begin(self, true) } else { None }
+        let wanted = self.is_up() && self.conduct.standing() != Standing::Serving;
+        if wanted { Probe::begin_urgent(self, now, every) } else { None }
     }
 
     /// This process's requests in flight on it.

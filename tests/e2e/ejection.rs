@@ -28,6 +28,7 @@ async fn a_server_that_answers_500_at_once_gets_few_requests_and_comes_back_when
     let labels = [("pool", "app"), ("server", &bad.server())];
     assert!(fairlead.metric("fairlead_ejections_total", &labels).await >= 1.0);
     assert_eq!(fairlead.metric("fairlead_server_up", &labels).await, 0.0);
+    until("it is told", async || !fairlead.events("server_ejected").is_empty()).await;
     let told = fairlead.events("server_ejected").remove(0);
     assert_eq!((told["pool"].as_str(), told["server"].as_str()), (Some("app"), Some(bad.server().as_str())), "{told}");
     assert!(told["reason"].as_str().is_some_and(|why| why.ends_with("failures in a row: 5 status 5xx")), "{told}");
@@ -104,6 +105,7 @@ async fn a_server_ten_times_slower_than_the_others_is_ejected() {
     until("a steady load", async || load.tally().ok > 300).await;
     origins[2].delay(250);
     fairlead.wait_state(&origins[2].server(), "ejected").await;
+    until("it is told", async || !fairlead.events("server_ejected").is_empty()).await;
     let told = fairlead.events("server_ejected").remove(0);
     assert!(told["reason"].as_str().is_some_and(|why| why.starts_with("half of its answers take")), "{told}");
     assert_eq!(fairlead.events("server_slow").len(), 1);

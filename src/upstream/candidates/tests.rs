@@ -202,7 +202,14 @@ fn urgent_probes_are_few_and_one_success_is_enough() {
     let now = Instant::now();
     assert!(well.begin_probe(now, Duration::ZERO).is_none(), "nothing is wrong with it");
     let probe = out.begin_probe(now, Duration::from_secs(5)).unwrap();
-    assert!(out.begin_probe(now, Duration::ZERO).is_none(), "one at a time");
+    assert!(out.begin_probe(now, Duration::from_secs(5)).is_none(), "not that often");
+    let later = now + Duration::from_secs(6);
+    let second = out.begin_probe(later, Duration::from_secs(5)).unwrap();
+    drop(probe);
+    assert!(!out.conduct.probe_is_free(), "the second has the place, whose first was still waiting");
+    drop(second);
+    let now = later + Duration::from_secs(6);
+    let probe = out.begin_probe(now, Duration::from_secs(5)).unwrap();
     out.observe_attempt(&ended(Outcome::Timeout), Some(&probe));
     drop(probe);
     assert!(out.begin_probe(now, Duration::from_secs(5)).is_none(), "not that often");
@@ -214,7 +221,7 @@ fn urgent_probes_are_few_and_one_success_is_enough() {
     fail(&pool, 0, Outcome::Timeout, 5);
     fail(&pool, 1, Outcome::Timeout, 5);
     assert!(pool.all_gone());
-    let probe = well.begin_probe(now, Duration::ZERO).unwrap();
+    let probe = well.begin_probe(now + Duration::from_secs(9), Duration::ZERO).unwrap();
     well.observe_attempt(&ended(Outcome::Success), Some(&probe));
     assert!(!pool.all_gone());
 }

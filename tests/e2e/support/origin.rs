@@ -422,7 +422,10 @@ fn page(status: u16, headers: &str, body: &str) -> String {
 
 /// Bytes in which a lost or doubled piece shows.
 pub fn pattern(n: usize) -> Vec<u8> {
-    (0..n).map(|i| (i / 7 % 251) as u8).collect()
+    let period: Vec<u8> = (0..7 * 251).map(|i| (i / 7) as u8).collect();
+    let mut bytes = period.repeat(n / period.len() + 1);
+    bytes.truncate(n);
+    bytes
 }
 
 /// Counts a request while it lives.
