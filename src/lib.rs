@@ -15,6 +15,7 @@
 //! | [`upstream`] | which servers may be chosen now; **where one is chosen:** [`upstream::Pool::choose`] |
 //! | [`balance`] | **the choice** itself: pure functions over plain data |
 //! | [`load`] | who is busy: connections of clients, the ledger of leases, the fleet's view, the exchange with Redis and its protocol; who asks too often |
+//! | [`tls`] | certificates: read, checked, shown to clients and servers, renewed |
 //! | [`observe`] | metrics, logs, percentiles |
 //! | [`config`] | reads a file, checks all of it, reports all problems at once |
 //!
@@ -58,4 +59,5 @@ pub mod proxy;
 pub mod routing;
 pub mod server;
 pub mod snapshot;
+pub mod tls;
 pub mod upstream;

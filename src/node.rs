@@ -13,6 +13,7 @@ use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::proxy::deadline::Deadlines;
 use crate::snapshot::Snapshot;
+use crate::tls::Tls;
 
 /// One running node.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub struct Node {
     pub access_log: Option<AccessLog>,
     /// Attempts that must answer in time.
     pub deadlines: Deadlines,
+    /// Its certificates.
+    pub tls: Tls,
     /// How often clients have asked; outlives a snapshot.
     pub limits: Limits,
     /// Where it is between start and end.

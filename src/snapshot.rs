@@ -15,6 +15,7 @@ use crate::load::connections::Gate;
 use crate::load::rate::Limits;
 use crate::observe::metrics::{Class, Metrics};
 use crate::routing::RouteTable;
+use crate::tls::{self, Tls};
 use crate::upstream::Pool;
 
 /// One consistent set of routes and pools.
@@ -41,6 +42,10 @@ pub struct Listener {
     pub limits: ClientLimits,
     /// As configured.
     pub timeouts: ClientTimeouts,
+    /// As configured.
+    pub redirect_to_https: Option<u16>,
+    /// None: without TLS.
+    pub tls: Option<Arc<tls::Listener>>,
     /// Counts its connections. Outlives the snapshot that made it.
     pub gate: Arc<Gate>,
 }
@@ -138,6 +143,8 @@ impl Snapshot {
                 name: listener.name.clone(),
                 limits: listener.limits,
                 timeouts: listener.timeouts,
+                redirect_to_https: listener.redirect_to_https,
+                tls: None,
                 gate: Arc::new(Gate::new(listener.limits.connections, listener.limits.per_client)),
             })
             .collect();
@@ -147,6 +154,25 @@ impl Snapshot {
     /// All listeners, in the file's order.
     pub fn listeners(&self) -> &[Listener] {
         &self.listeners
+    }
+
+    /// With the certificates that were loaded for the same configuration. Pools that are to be reached by TLS cannot be
+    /// without.
+    pub fn with_tls(mut self, tls: &Tls) -> Self {
+        for (place, listener) in self.listeners.iter_mut().enumerate() {
+            listener.tls = tls.listener(place).cloned();
+        }
+        for (place, pool) in self.pools.iter().enumerate() {
+            if let Some(tls) = tls.pool(place) {
+                pool.servers.iter().for_each(|server| server.set_tls(tls.clone()));
+            }
+        }
+        self
+    }
+
+    /// Whether any listener speaks TLS.
+    pub fn has_tls(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.tls.is_some())
     }
 
     /// The listener that a connection to `local` came in by: its own address before a wildcard on its port.

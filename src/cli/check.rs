@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::config;
+use crate::config::{self, Config, Findings, Problems};
 use crate::load::redis::Client;
 use crate::observe::metrics::Metrics;
 use crate::snapshot::Snapshot;
+use crate::tls::Tls;
 use crate::upstream::check;
 use crate::upstream::health::Health;
 
@@ -14,6 +15,14 @@ use crate::upstream::health::Health;
 pub fn run(file: &Path, probe: bool) -> ExitCode {
     let config = match config::load(file) {
         Ok(config) => config,
+        Err(problems) => return super::refused(problems),
+    };
+    let metrics = match Metrics::new() {
+        Ok(metrics) => metrics,
+        Err(error) => return super::refused(error),
+    };
+    let tls = match files(file, &config, &metrics) {
+        Ok(tls) => tls,
         Err(problems) => return super::refused(problems),
     };
     let servers: usize = config.pools.iter().map(|pool| pool.servers.len()).sum();
@@ -24,18 +33,19 @@ pub fn run(file: &Path, probe: bool) -> ExitCode {
         count(servers, "server"),
     ];
     println!("{}: fine ({})", file.display(), parts.join(", "));
+    let mut worries = Findings::default();
+    tls.worries(&config, &mut worries);
+    for worry in config::in_file(file, worries) {
+        println!("warning: {worry}");
+    }
     if !probe {
         return ExitCode::SUCCESS;
     }
-    let metrics = match Metrics::new() {
-        Ok(metrics) => metrics,
-        Err(error) => return super::refused(error),
-    };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return super::refused(error),
     };
-    let snapshot = Snapshot::new(&config, &[], &metrics, &Default::default());
+    let snapshot = Snapshot::new(&config, &[], &metrics, &Default::default()).with_tls(&tls);
     let fine = runtime.block_on(async {
         let servers = check_all(&snapshot).await;
         let redis = match &config.redis {
@@ -45,6 +55,15 @@ pub fn run(file: &Path, probe: bool) -> ExitCode {
         servers && redis
     });
     if fine { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+/// Reads the certificates that a configuration names.
+///
+/// # Errors
+/// All that is wrong with them, with the lines that name them.
+pub fn files(file: &Path, config: &Config, metrics: &Metrics) -> Result<Tls, Problems> {
+    let mut found = Findings::default();
+    Tls::load(config, metrics, &mut found).ok_or_else(|| config::in_file(file, found))
 }
 
 fn count(number: usize, what: &str) -> String {

@@ -8,7 +8,7 @@ mod status;
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{self, Config};
 use crate::observe::logging;
+use crate::observe::metrics::Metrics;
 use crate::server;
 
 /// The configuration that `run` reads when it is given none.
@@ -89,7 +90,7 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> ExitCode {
     match command {
-        Command::Run { config } => start(|| config::load(&config).map_err(|problems| problems.to_string())),
+        Command::Run { config } => start(|| load(&config)),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::DemoNode => demo::run_node(),
         Command::Proxy { listen, to, health, redis, admin } => {
@@ -103,6 +104,14 @@ fn dispatch(command: Command) -> ExitCode {
             ExitCode::SUCCESS
         }
     }
+}
+
+/// Reads a configuration and all that it names, so that what is wrong has a line.
+fn load(file: &Path) -> Result<Config, String> {
+    let config = config::load(file).map_err(|problems| problems.to_string())?;
+    let metrics = Metrics::new().map_err(|error| error.to_string())?;
+    check::files(file, &config, &metrics).map_err(|problems| problems.to_string())?;
+    Ok(config)
 }
 
 /// Starts a node; returns when it could not.

@@ -155,6 +155,36 @@ impl<T: Clone> Kind for Word<T> {
     }
 }
 
+/// `true` or `false`, and what they mean.
+pub(super) struct Truth<T> {
+    /// For messages.
+    pub(super) what: &'static str,
+    pub(super) yes: fn() -> T,
+    pub(super) no: fn() -> T,
+}
+
+impl<T> Kind for Truth<T> {
+    type Out = T;
+
+    fn what(&self) -> String {
+        self.what.to_owned()
+    }
+
+    fn schema(&self) -> Value {
+        or_variable(json!({ "type": "boolean" }))
+    }
+
+    fn read(&self, node: &Node, found: &mut Findings) -> Option<T> {
+        match node {
+            Node::Bool(true) => Some((self.yes)()),
+            Node::Bool(false) => Some((self.no)()),
+            Node::Variable(text) if text == "true" => Some((self.yes)()),
+            Node::Variable(text) if text == "false" => Some((self.no)()),
+            node => refuse(&self.what(), node, found),
+        }
+    }
+}
+
 /// A whole number between two bounds, both allowed.
 pub(super) struct Whole<T> {
     pub(super) min: u32,

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::fields::Fields;
-use super::kind::{OrNone, count};
+use super::kind::{OrNone, Section, count};
+use super::tls::{ListenerTls, listener_tls, redirect_to_https};
 use super::units::{byte_rate, name, socket, span};
 
 /// One address that clients connect to.
@@ -14,6 +15,10 @@ pub struct Listener {
     pub name: String,
     /// Port 0 lets the system choose (the log tells which).
     pub address: SocketAddr,
+    /// None: without TLS.
+    pub tls: Option<ListenerTls>,
+    /// Every request is answered with a redirect to this port. None: requests are served.
+    pub redirect_to_https: Option<u16>,
     /// How much clients may take.
     pub limits: ClientLimits,
     /// How long a client may take.
@@ -48,12 +53,20 @@ pub(super) fn listener(f: &mut Fields<'_>) -> Option<Listener> {
     let name = f.optional("name", "For routes and logs. Default: the address.", name());
     let address =
         f.required("address", "IP:PORT to listen on; `[::]` is IPv6 only; port 0 lets the system choose.", socket());
+    let tls = f.optional("tls", "TLS. Left out: clients speak plain HTTP.", Section(listener_tls));
+    let redirect = redirect_to_https(f);
     let limits = f.section("limits", "How much clients may take.", client_limits);
     let timeouts = f.section("timeouts", "How long a client may take.", client_timeouts);
-    f.later(&["protocols", "tls", "proxy_protocol"]);
+    f.later(&["protocols", "proxy_protocol"]);
+    if f.given("tls") && redirect.is_some_and(|redirect| redirect.is_some()) {
+        f.problem(
+            &["redirect_to_https".into()],
+            "would redirect this listener to itself: it has `tls`, so remove one of the two",
+        );
+    }
     let address = address?;
     let name = name.unwrap_or_else(|| address.to_string());
-    Some(Listener { name, address, limits: limits?, timeouts: timeouts? })
+    Some(Listener { name, address, tls, redirect_to_https: redirect?, limits: limits?, timeouts: timeouts? })
 }
 
 fn client_limits(f: &mut Fields<'_>) -> Option<ClientLimits> {

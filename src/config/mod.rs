@@ -33,6 +33,7 @@ mod root;
 mod route;
 mod rules;
 mod suggest;
+mod tls;
 mod tree;
 mod units;
 mod variables;
@@ -52,8 +53,9 @@ pub use retry::{Backoff, PerTry, Retry, RetryBudget, RetryOn};
 pub use root::schema;
 pub use route::{HostPattern, Match, Route, RouteTimeouts, Share};
 pub use rules::{HeaderRules, Redirect, Rules};
+pub use tls::{CertificateFiles, ClientCertificates, ListenerTls, TlsVersion, UpstreamTls};
 
-use problem::{Findings, Step};
+pub(crate) use problem::{Findings, Step};
 use tree::Node;
 
 /// A whole, valid configuration.
@@ -96,6 +98,12 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
         Problems::one(&file, Some(line), "is not UTF-8 text: save the file as UTF-8".to_owned())
     })?;
     read(&text, &file, &|name| std::env::var(name).ok(), files::check)
+}
+
+/// What was found in the files that the configuration at `path` names, with the lines that name them.
+pub(crate) fn in_file(path: &Path, found: Findings) -> Problems {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    found.into_problems(&path.display().to_string(), |path| locate::line_of(&text, path))
 }
 
 fn reason(error: &std::io::Error) -> String {

@@ -11,6 +11,7 @@ use super::fields::Fields;
 use super::health::{Health, health};
 use super::kind::{List, Parsed, Section, ShortOr, Word, count, whole};
 use super::route::{cookie_name, header_name, placed};
+use super::tls::{self, UpstreamTls};
 use super::units::{name, percent, server_address, span, span_from};
 use crate::balance::Policy;
 
@@ -101,7 +102,7 @@ impl fmt::Display for Address {
 }
 
 /// How servers are reached.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Upstream {
     /// Until the connection stands.
     pub connect_timeout: Duration,
@@ -109,6 +110,8 @@ pub struct Upstream {
     pub idle: Duration,
     /// Unused connections kept for the pool.
     pub idle_max: usize,
+    /// None: without TLS.
+    pub tls: Option<UpstreamTls>,
 }
 
 /// A pool, and for each of its servers the place in the file's list.
@@ -160,6 +163,9 @@ pub(super) fn pool(f: &mut Fields<'_>) -> Option<PoolDraft> {
     f.later(&["sticky", "discovery"]);
     let (places, servers) = placed(servers?);
     check_servers(f, &servers, &places);
+    if let Some(tls) = upstream.as_ref().and_then(|upstream| upstream.tls.as_ref()) {
+        tls::check_names(f, tls, &servers);
+    }
     Some(PoolDraft {
         pool: Pool {
             name: f.own_name(),
@@ -288,6 +294,7 @@ fn upstream(f: &mut Fields<'_>) -> Option<Upstream> {
         "30s",
     );
     let idle_max = f.default("idle_max", "Unused connections kept for the pool.", count(0, 65_536), 1024);
-    f.later(&["protocol", "tls"]);
-    Some(Upstream { connect_timeout: connect_timeout?, idle: idle?, idle_max: idle_max? })
+    let tls = tls::upstream(f);
+    f.later(&["protocol"]);
+    Some(Upstream { connect_timeout: connect_timeout?, idle: idle?, idle_max: idle_max?, tls: tls? })
 }

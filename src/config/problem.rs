@@ -85,7 +85,7 @@ impl<'a> IntoIterator for &'a Problems {
 
 /// One step from a value to a value in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(crate) enum Step {
     Key(String),
     Index(usize),
 }
@@ -126,14 +126,14 @@ fn shown_path(path: &[Step]) -> String {
 
 /// Collects problems while a tree is walked, and knows where the walk is.
 #[derive(Debug, Default)]
-pub(super) struct Findings {
+pub(crate) struct Findings {
     path: Vec<Step>,
     list: Vec<(Vec<Step>, String)>,
 }
 
 impl Findings {
     /// Runs `walk` one step further in.
-    pub(super) fn within<R>(&mut self, step: impl Into<Step>, walk: impl FnOnce(&mut Self) -> R) -> R {
+    pub(crate) fn within<R>(&mut self, step: impl Into<Step>, walk: impl FnOnce(&mut Self) -> R) -> R {
         self.path.push(step.into());
         let out = walk(self);
         self.path.pop();
@@ -141,12 +141,12 @@ impl Findings {
     }
 
     /// Notes a problem with the value where the walk is.
-    pub(super) fn add(&mut self, text: impl Into<String>) {
+    pub(crate) fn add(&mut self, text: impl Into<String>) {
         self.list.push((self.path.clone(), text.into()));
     }
 
     /// Notes a problem some steps further in.
-    pub(super) fn add_at(&mut self, steps: &[Step], text: impl Into<String>) {
+    pub(crate) fn add_at(&mut self, steps: &[Step], text: impl Into<String>) {
         let path = [&self.path, steps].concat();
         self.list.push((path, text.into()));
     }
@@ -157,12 +157,12 @@ impl Findings {
     }
 
     /// Whether nothing was found.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
     /// The problems by line; `line_of` finds the line of a path.
-    pub(super) fn into_problems(self, file: &str, line_of: impl Fn(&[Step]) -> Option<usize>) -> Problems {
+    pub(crate) fn into_problems(self, file: &str, line_of: impl Fn(&[Step]) -> Option<usize>) -> Problems {
         let more = self.list.len().saturating_sub(SHOWN);
         let mut list: Vec<Problem> = self
             .list

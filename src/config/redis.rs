@@ -108,15 +108,7 @@ pub(super) fn redis(f: &mut Fields<'_>) -> Option<Option<Redis>> {
             let ca = f.optional(
                 "ca",
                 "A PEM file of certificates, which alone are trusted. Default: those of the system.",
-                Parsed {
-                    what: "the path of a file",
-                    pattern: "",
-                    parse: |text| match text {
-                        "" => Err("is no path: name a file".to_owned()),
-                        path if path.contains('\0') => Err("has a null character".to_owned()),
-                        path => Ok(PathBuf::from(path)),
-                    },
-                },
+                super::tls::file(),
             );
             Some(RedisTls { ca })
         }),

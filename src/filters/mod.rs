@@ -1,5 +1,6 @@
 //! What is read from and changed in the headers of a request or response on its way through.
 
+pub mod certificate;
 pub mod client;
 pub mod hop_by_hop;
 pub mod rate_limit;

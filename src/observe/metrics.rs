@@ -39,6 +39,10 @@ pub struct Metrics {
     pub circuit: IntGaugeVec,
     /// Requests that wait for room, by pool; set when scraped.
     pub queued: IntGaugeVec,
+    /// Handshakes of clients, by listener and result.
+    pub tls_handshakes: IntCounterVec,
+    /// Days until a certificate is over, by listener (none: shown to servers) and name; below 0: it is.
+    pub certificate_expiry: GaugeVec,
     /// Age of the view of the fleet by pool, -1 when there is none; set when scraped.
     pub view_age: GaugeVec,
     /// Keys that each route's rate limit remembers; set when scraped.
@@ -75,6 +79,11 @@ impl Metrics {
             &["pool"],
         )?;
         registry.register(Box::new(view_age.clone()))?;
+        let certificate_expiry = GaugeVec::new(
+            Opts::new("fairlead_certificate_expiry_days", "Days until a certificate is over"),
+            &["listener", "name"],
+        )?;
+        registry.register(Box::new(certificate_expiry.clone()))?;
         let access_log_dropped =
             IntCounter::new("fairlead_access_log_dropped_total", "Access log lines that could not be written in time")?;
         registry.register(Box::new(access_log_dropped.clone()))?;
@@ -107,6 +116,12 @@ impl Metrics {
             server_up: gauges("fairlead_server_up", "Whether a server may be chosen", &["pool", "server"])?,
             circuit: gauges("fairlead_circuit_state", "0: closed, 1: half open, 2: open", &["pool"])?,
             queued: gauges("fairlead_queued", "Requests that wait for room on a server", &["pool"])?,
+            tls_handshakes: counters(
+                "fairlead_tls_handshakes_total",
+                "TLS handshakes of clients",
+                &["listener", "result"],
+            )?,
+            certificate_expiry,
             view_age,
             rate_limit_keys: gauges("fairlead_rate_limit_keys", "Keys that a rate limit remembers", &["route"])?,
             access_log_dropped,

@@ -17,6 +17,7 @@ use crate::load::connections::{Full, Pass};
 use crate::node::{Connection, Node};
 use crate::proxy::turn_away::TurnedAway;
 use crate::proxy::{Proxy, Refusal, slow};
+use crate::tls;
 
 /// How long idle connections stay open once listeners are closed. A request that a client is just sending on one is
 /// still served, and answered with `Connection: close`.
@@ -62,6 +63,27 @@ impl EdgeApp {
         let pass = listener.gate.enter(client)?;
         Ok(Entered { _counted: counted, by: Some((pass, listener.timeouts)) })
     }
+
+    /// On a listener with TLS: the connection after its handshake. None: there was none in time, and it is closed.
+    ///
+    /// Pingora's own TLS listeners would wait a minute for a silent client, and keep one context for ever.
+    async fn secured(&self, stream: Stream) -> Option<Stream> {
+        match self.tls_of(&stream) {
+            Some((tls, limit)) => tls.accept(stream, limit).await,
+            None => Some(stream),
+        }
+    }
+
+    /// TLS that a new connection is to begin with, and how long that may take.
+    fn tls_of(&self, stream: &Stream) -> Option<(Arc<tls::Listener>, Duration)> {
+        let snapshot = self.node.snapshot.load();
+        if !snapshot.has_tls() || stream.get_ssl().is_some() {
+            return None;
+        }
+        let local = stream.get_socket_digest().and_then(|digest| digest.local_addr()?.as_inet().copied());
+        let listener = snapshot.listener(local)?;
+        Some((listener.tls.clone()?, listener.timeouts.header))
+    }
 }
 
 /// A connection that was let in, for as long as it lives.
@@ -77,9 +99,13 @@ impl ServerApp for EdgeApp {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let Ok(entered) = self.enter(&stream) else {
             self.too_many.inc();
-            self.turned_away.tell(stream).await;
+            // Who waits for a handshake would not understand.
+            if self.tls_of(&stream).is_none() {
+                self.turned_away.tell(stream).await;
+            }
             return None;
         };
+        let stream = self.secured(stream).await?;
         // Requests of HTTP/2 run in tasks of their own, where nobody could tell that a header is there.
         let watched = stream.selected_alpn_proto() != Some(ALPN::H2);
         let connection = self.proxy.process_new(stream, shutdown);

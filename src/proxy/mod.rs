@@ -20,6 +20,7 @@ mod context;
 pub mod deadline;
 pub mod per_try;
 mod record;
+mod redirect;
 mod refusal;
 pub mod retry;
 mod slow;
@@ -43,16 +44,16 @@ pub use self::context::Context;
 pub use self::refusal::Refusal;
 
 use crate::balance::{Policy, hash_key};
-use crate::config::{HashKey, Redirect};
+use crate::config::HashKey;
 use crate::filters::stream::is_stream;
-use crate::filters::{client, hop_by_hop, request_id, rules, target};
+use crate::filters::{certificate, client, hop_by_hop, request_id, rules, target};
 use crate::node::Node;
 use crate::proxy::again::{is_repeatable, prefer_untried};
 use crate::proxy::deadline::{Socket, TICK};
 use crate::proxy::retry::Fault;
 use crate::routing;
-use crate::upstream::Pool;
 use crate::upstream::errno::out_of_descriptors;
+use crate::upstream::{Pool, refused};
 
 /// The proxy of one node.
 pub struct Proxy {
@@ -68,22 +69,6 @@ impl Proxy {
     /// Answers a request that cannot be passed on.
     async fn refuse(&self, session: &mut Session, ctx: &mut Context, refusal: Refusal) -> Result<bool> {
         self.answer(session, ctx, refusal).await?;
-        Ok(true)
-    }
-
-    /// Sends the client elsewhere.
-    async fn redirect(
-        &self,
-        session: &mut Session,
-        ctx: &mut Context,
-        redirect: &Redirect,
-        prefix: &str,
-    ) -> Result<bool> {
-        let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
-        let request = session.req_header();
-        let location = host_of(request).and_then(|host| rules::location(redirect, host, &request.uri, prefix, tls));
-        let Some(location) = location else { return self.refuse(session, ctx, Refusal::BadRequest).await };
-        refusal::redirect(session, redirect.status, location, ctx.request_id.as_ref()).await?;
         Ok(true)
     }
 
@@ -140,6 +125,9 @@ impl ProxyHttp for Proxy {
         let host = host_of(request);
         if host.is_none() && request.version == Version::HTTP_11 {
             return self.refuse(session, ctx, Refusal::BadRequest).await;
+        }
+        if let Some(port) = listener.and_then(|listener| listener.redirect_to_https) {
+            return self.to_https(session, ctx, port).await;
         }
         let route = snapshot.routes.find(&routing::Request {
             listener: listener.map_or("", |listener| listener.name.as_str()),
@@ -240,6 +228,7 @@ impl ProxyHttp for Proxy {
         if let Some(client) = &ctx.client {
             let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
             client::forward(request, client, tls)?;
+            certificate::forward(request, session.digest())?;
         }
         if let Some(id) = &ctx.request_id {
             request.insert_header(request_id::NAME, id.clone())?;
@@ -370,6 +359,9 @@ impl ProxyHttp for Proxy {
         ctx.end_attempt(Some(Refusal::ConnectFailed));
         let in_time = ctx.left().is_none_or(|left| !left.is_zero());
         ctx.failure = Some(if in_time { Refusal::ConnectFailed } else { Refusal::ResponseTimeout });
+        if let (Some(target), Some(server)) = (&ctx.target, ctx.server()) {
+            refused::tell(&target.pool, server, &error);
+        }
         let again = self.try_again(session, ctx, Fault::Connect, None);
         error.set_retry(again);
         error

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::balance::Policy;
 use crate::config;
-use crate::load::fleet::{Exchange, Fleet, Settings};
+use crate::load::fleet::{Exchange, Fleet, Settings, Upkeep};
 use crate::load::rate::exchange as rate;
 use crate::load::redis::calls::Terms;
 use crate::load::redis::client::Client;
@@ -127,6 +127,7 @@ fn settings(pool: &Pool, redis: &config::Redis, incarnation: &str, active_pools:
         max_calls: redis.max_calls,
         active_pools: active_pools.clone(),
         servers: pool.servers.iter().map(|server| (server.name.clone(), terms(server))).collect(),
+        upkeep: Upkeep::default(),
     }
 }
 

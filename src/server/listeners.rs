@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::config::Listener;
+use crate::config::{Listener, Problems};
 
 /// Connections that may wait to be accepted; the system's `net.core.somaxconn` caps it.
 pub(crate) const BACKLOG: i32 = 65_535;
@@ -38,6 +38,9 @@ pub enum StartError {
         /// What the system said.
         error: std::io::Error,
     },
+    /// Files of certificates that cannot be used.
+    #[error("{0}")]
+    Certificates(Problems),
     /// What is configured of Redis cannot be used.
     #[error(transparent)]
     Redis(crate::load::redis::StartError),
@@ -139,7 +142,7 @@ mod tests {
         let second = Duration::from_secs(1);
         let timeouts = ClientTimeouts { header: second, body: second, write: second, keepalive: second };
         let limits = ClientLimits { connections: 1, per_client: None, min_rate: None };
-        Listener { name: "public".into(), address, limits, timeouts }
+        Listener { name: "public".into(), address, tls: None, redirect_to_https: None, limits, timeouts }
     }
 
     fn taken(message: &str) {

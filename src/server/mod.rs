@@ -3,6 +3,7 @@
 //! Start: sockets are bound (a taken port ends the process at once) → pools are checked once → listeners accept →
 //! ready. End: see `shutdown`.
 
+mod certificates;
 mod edge;
 mod fleet;
 mod limits;
@@ -19,7 +20,7 @@ use pingora::server::{RunArgs, Server};
 use pingora::services::background::background_service;
 
 use crate::admin;
-use crate::config::Config;
+use crate::config::{Config, Findings};
 use crate::load::connections::Gate;
 use crate::load::rate::Limits;
 use crate::load::redis::Client;
@@ -29,6 +30,7 @@ use crate::observe::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::proxy::app::EdgeApp;
 use crate::snapshot::Snapshot;
+use crate::tls::Tls;
 
 pub use limits::raise_open_files;
 pub use listeners::StartError;
@@ -70,15 +72,20 @@ pub fn prepare(config: Config) -> Result<Prepared, StartError> {
             Some(opened.map_err(|error| StartError::AccessLog { path: settings.path.clone(), error })?)
         }
     };
+    let mut found = Findings::default();
+    let Some(tls) = Tls::load(&config, &metrics, &mut found) else {
+        return Err(StartError::Certificates(found.into_problems("the configuration", |_| None)));
+    };
     let budget = limits::budget(&config);
     let bound: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
     let limits = Limits::default();
     let node = Arc::new(Node {
-        snapshot: ArcSwap::from_pointee(Snapshot::new(&config, &bound, &metrics, &limits)),
+        snapshot: ArcSwap::from_pointee(Snapshot::new(&config, &bound, &metrics, &limits).with_tls(&tls)),
         metrics,
         access_log,
         deadlines: Default::default(),
         limits,
+        tls,
         lifecycle: Lifecycle::default(),
         max_connections: budget.connections,
         in_flight: config.max_in_flight.map(|limit| Arc::new(Gate::new(limit, None))),

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::node::Node;
 use crate::proxy::deadline::TICK;
-use crate::server::shutdown;
+use crate::server::{certificates, shutdown};
 use crate::upstream::{check, watch};
 
 /// The longest that a start waits for the first health checks.
@@ -100,6 +100,7 @@ impl BackgroundService for Pools {
             shutdown::end(&self.node, 1);
         }
         tasks.spawn(Self::rotate(self.node.clone()));
+        tasks.spawn(certificates::keep(self.node.clone()));
         tasks.spawn(Self::watch(self.node.clone()));
         tasks.spawn(Self::refresh(self.node.clone()));
         tokio::select! {

@@ -1,6 +1,6 @@
 //! The end of a node: unready → `delay` → listeners close, answers say `Connection: close` → requests finish, at
 //! most for `drain` → the process ends at once. A second signal ends it immediately. SIGHUP opens the access log
-//! again.
+//! again and reads certificates again.
 //!
 //! Pingora by itself would close the listeners first, sleep through the whole grace period even when idle, and then
 //! cut off what is left.
@@ -102,6 +102,7 @@ fn hang_up(node: &Node) {
     if let Some(log) = &node.access_log {
         log.reopen();
     }
+    node.tls.ask();
     log::info!(signal = "SIGHUP"; "access_log_reopened");
 }
 

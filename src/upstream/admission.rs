@@ -22,6 +22,10 @@ use crate::upstream::circuit::{State, Trial};
 use crate::upstream::pool::Tried;
 use crate::upstream::{Pool, Probe, Server};
 
+/// Servers that fail at the same moment, or become slow, are chosen nevertheless: others are not to be had. Only when
+/// nothing has come from any of them for this long is it certain that there is nothing to be had from them either.
+const DARK_AFTER: Duration = Duration::from_secs(1);
+
 /// While no server of a pool is known to answer, each gets a request at most this often; or every `ejection.base`, if
 /// that is shorter. A pool that is out altogether should not have to wait for it longer than a client would.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
@@ -256,7 +260,8 @@ impl Pool {
 
     /// Whether nobody of the pool is known to answer, and none is asked all the same.
     fn is_dark(&self) -> bool {
-        (self.all_gone() && !self.is_in_panic()) || self.eligible(&[]).is_empty()
+        let gone = || self.servers.iter().all(|server| server.is_gone(DARK_AFTER));
+        (gone() && !self.is_in_panic()) || self.eligible(&[]).is_empty()
     }
 
     /// Nobody is known to answer: a few requests find out whether that is still so, the others are refused at once.

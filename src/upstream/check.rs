@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,14 +17,15 @@ use pingora::lb::discovery::ServiceDiscovery;
 use pingora::lb::health_check::HealthCheck;
 use pingora::lb::{Backend, Backends, Extensions};
 use pingora::protocols::http::client::HttpSession;
-use pingora::upstreams::peer::{BasicPeer, HttpPeer};
+use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::config::Check;
+use crate::tls;
 use crate::upstream::errno::out_of_descriptors;
 use crate::upstream::health::Health;
-use crate::upstream::{Pool, Server, resolve};
+use crate::upstream::{Pool, Server, refused, resolve};
 
 /// How much of a body is looked at for `expect.body`.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -79,6 +80,11 @@ struct Checks {
 
 impl Checks {
     fn new(pool: Arc<Pool>) -> Self {
+        // Not within the time of the first check.
+        match pool.config.health.check {
+            Check::Http { .. } => _ = LazyLock::force(&HTTP),
+            Check::Tcp => _ = LazyLock::force(&TCP),
+        }
         let mut backends = Backends::new(Box::new(Membership(pool.clone())));
         let only_new = Arc::new(AtomicBool::new(false));
         backends.set_health_check(Box::new(Checker::new(pool.clone(), only_new.clone())));
@@ -115,10 +121,12 @@ impl ServiceDiscovery for Membership {
     }
 }
 
+/// For all pools: each reads the authorities that the system trusts, which takes a while.
+static HTTP: LazyLock<Connector> = LazyLock::new(|| Connector::new(None));
+static TCP: LazyLock<TransportConnector> = LazyLock::new(|| TransportConnector::new(None));
+
 struct Checker {
     pool: Arc<Pool>,
-    http: Connector,
-    tcp: TransportConnector,
     permits: Semaphore,
     /// Those that have been checked where they are wait for the next pass.
     only_new: Arc<AtomicBool>,
@@ -130,26 +138,23 @@ impl Checker {
         // Enough at once that a pass over servers that all time out still fits its interval, with a quarter to spare.
         let rounds = (health.interval.as_secs_f64() * 0.75 / health.timeout.as_secs_f64()).floor().max(1.0);
         let permits = (pool.servers.len() as f64 / rounds).ceil().max(4.0) as usize;
-        Checker {
-            permits: Semaphore::new(permits),
-            http: Connector::new(None),
-            tcp: TransportConnector::new(None),
-            only_new,
-            pool,
-        }
+        Checker { permits: Semaphore::new(permits), only_new, pool }
     }
 
     async fn probe(&self, address: SocketAddr, server: &Server) -> std::result::Result<(), String> {
+        let Some(peer) = peer(server, address) else { return Err("it has moved".to_owned()) };
         match &self.pool.config.health.check {
-            Check::Tcp => {
-                let mut peer = BasicPeer::new("0.0.0.0:1");
-                peer._address = pingora::protocols::l4::socket::SocketAddr::Inet(address);
-                self.tcp.new_stream(&peer).await.map(drop).map_err(|e| plain(&e))
-            }
+            Check::Tcp => match TCP.new_stream(&peer).await {
+                Ok(_) => Ok(()),
+                Err(error) => Err(reason(&error, server).await),
+            },
             Check::Http { path, host, status, body } => {
                 let own = || format!("{}:{}", bracketed(&server.address.host), server.address.port);
                 let host = host.clone().unwrap_or_else(own);
-                let found = self.get(address, path, &host, body.is_some()).await.map_err(|e| plain(&e))?;
+                let found = match self.get(&peer, path, &host, body.is_some()).await {
+                    Ok(found) => found,
+                    Err(error) => return Err(reason(&error, server).await),
+                };
                 if !status.iter().any(|&(low, high)| (low..=high).contains(&found.status)) {
                     let expected: Vec<_> = status.iter().map(|&(l, h)| range(l, h)).collect();
                     return Err(format!("GET {path} answered {} (expected {})", found.status, expected.join(", ")));
@@ -164,9 +169,8 @@ impl Checker {
         }
     }
 
-    async fn get(&self, address: SocketAddr, path: &str, host: &str, with_body: bool) -> Result<Found> {
-        let peer = HttpPeer::new(address, false, String::new());
-        let (mut session, _) = self.http.get_http_session(&peer).await?;
+    async fn get(&self, peer: &HttpPeer, path: &str, host: &str, with_body: bool) -> Result<Found> {
+        let (mut session, _) = HTTP.get_http_session(peer).await?;
         let mut request = RequestHeader::build("GET", path.as_bytes(), Some(3))?;
         request.insert_header("Host", host)?;
         request.insert_header("User-Agent", concat!("fairlead-health/", env!("CARGO_PKG_VERSION")))?;
@@ -178,6 +182,20 @@ impl Checker {
         let body = if with_body { read_body(&mut session).await? } else { Vec::new() };
         Ok(Found { status, body })
     }
+}
+
+/// How to connect to a server at this address; None: it is elsewhere by now. The time limit is the check's own.
+fn peer(server: &Server, address: SocketAddr) -> Option<HttpPeer> {
+    let mut peer = server.peer().filter(|peer| peer._address.as_inet() == Some(&address))?;
+    peer.options.connection_timeout = None;
+    peer.options.total_connection_timeout = None;
+    Some(*peer)
+}
+
+/// What was wrong. What is wrong with a certificate is found out by asking again.
+async fn reason(error: &Error, server: &Server) -> String {
+    let why = if refused::is_tls(error) { refused::why(server).await } else { None };
+    why.or_else(|| tls::alert(&error.to_string())).unwrap_or_else(|| plain(error))
 }
 
 struct Found {

@@ -23,6 +23,8 @@ pub struct Conduct {
     place: usize,
     /// A [`Standing`].
     standing: AtomicU8,
+    /// Since when it is condemned for its silence; nanoseconds, meaningless while it is not.
+    silent_since: AtomicU64,
     strain: Strain,
     ramp: Ramp,
     /// Whether the machine wants to be told of successes.
@@ -57,6 +59,7 @@ impl Conduct {
             place: guard.join(priority),
             guard: guard.clone(),
             standing: AtomicU8::new(Standing::Serving as u8),
+            silent_since: AtomicU64::new(0),
             strain: Strain::default(),
             ramp: Ramp::default(),
             wants_success: AtomicBool::new(false),
@@ -79,6 +82,14 @@ impl Conduct {
             3 => Standing::Ejected,
             _ => Standing::Probing,
         }
+    }
+
+    /// For how long it has been condemned for its silence; None: it is not.
+    pub fn silent_for(&self) -> Option<Duration> {
+        if self.standing.load(Ordering::Acquire) != Standing::Silent as u8 {
+            return None;
+        }
+        Some(clock::now().saturating_sub(Duration::from_nanos(self.silent_since.load(Ordering::Relaxed))))
     }
 
     /// Why it is condemned or left out; empty when it is neither.
@@ -306,7 +317,10 @@ impl Conduct {
             (true, false) => self.guard.less_probing(),
             _ => {}
         }
-        self.standing.store(standing as u8, Ordering::Relaxed);
+        if standing == Standing::Silent && before != standing {
+            self.silent_since.store(clock::nanos(clock::now()), Ordering::Relaxed);
+        }
+        self.standing.store(standing as u8, Ordering::Release);
         self.wants_success.store(machine.wants_success(), Ordering::Relaxed);
     }
 

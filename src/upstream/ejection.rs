@@ -15,7 +15,7 @@
 //! (found by [`crate::upstream::outlier`]). One probe is sent at a time; an urgent one is sent when nobody else is left, so
 //! that one success is enough.
 //!
-//! The first ejection lasts `base`, each further one twice as long as the last, up to [`LONGEST`]; each `base` of good
+//! The first ejection lasts `base`, each further one twice as long as the last, up to five minutes; each `base` of good
 //! service takes one doubling back.
 
 use std::fmt::Write;

@@ -27,6 +27,7 @@ pub mod health;
 pub mod outlier;
 pub mod pool;
 pub mod probe;
+pub mod refused;
 pub mod resolve;
 pub mod rhythm;
 pub mod server;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -13,11 +13,13 @@ use crate::config;
 use crate::load::{Ledger, Queue};
 use crate::observe::latency::Latencies;
 use crate::observe::metrics::Metrics;
+use crate::tls;
 use crate::upstream::Probe;
 use crate::upstream::conduct::{Conduct, Ending};
 use crate::upstream::ejection::{Kind, Standing};
 use crate::upstream::guard::Guard;
 use crate::upstream::health::{Health, Machine};
+use crate::upstream::refused::Told;
 use crate::upstream::rhythm::Rhythm;
 
 /// How one attempt at a server ended.
@@ -119,6 +121,9 @@ pub struct Server {
     ledger: Ledger,
     /// How to connect to it; none while its name has never resolved.
     peer: ArcSwapOption<HttpPeer>,
+    /// How to make its connections secure.
+    tls: OnceLock<Arc<tls::Upstream>>,
+    pub(super) tls_told: Told,
     health: AtomicU8,
     checks: Mutex<Checks>,
     errors: AtomicU64,
@@ -158,6 +163,8 @@ impl Server {
             rhythm: Rhythm::default(),
             ledger: Ledger::with_queue(queue),
             peer: ArcSwapOption::empty(),
+            tls: OnceLock::new(),
+            tls_told: Told::default(),
             health: AtomicU8::new(Health::Unknown as u8),
             checks: Mutex::default(),
             errors: AtomicU64::new(0),
@@ -189,6 +196,16 @@ impl Server {
     #[inline]
     pub fn is_silent(&self) -> bool {
         self.conduct.standing() == Standing::Silent
+    }
+
+    /// Whether it gives no sign of life, and has not for this long: down, left out, or condemned for its silence.
+    pub fn is_gone(&self, time: Duration) -> bool {
+        let long_ago = || Instant::now().checked_sub(time);
+        match self.conduct.silent_for() {
+            _ if !self.is_up() => true,
+            Some(silent) => silent >= time && long_ago().is_some_and(|then| !self.rhythm.answered_since(then)),
+            None => !self.is_alive(),
+        }
     }
 
     /// Whether it waits for a probe.
@@ -230,11 +247,38 @@ impl Server {
         *checks = Checks { returns: checks.returns || before.is_some(), ..Checks::default() };
         self.conduct.replaced();
         self.health.store(Health::Unknown as u8, Ordering::Relaxed);
-        let mut peer = HttpPeer::new(address, false, String::new());
+        self.peer.store(self.make_peer(address, upstream).map(Arc::new));
+    }
+
+    /// From now on it is connected to by TLS. To be called before it has an address.
+    pub fn set_tls(&self, tls: Arc<tls::Upstream>) {
+        self.tls.set(tls).ok();
+    }
+
+    /// TLS to it; none: without.
+    pub fn tls(&self) -> Option<&Arc<tls::Upstream>> {
+        self.tls.get()
+    }
+
+    /// Certificates have changed: new connections use the new ones.
+    pub fn renew_peer(&self, upstream: &config::Upstream) {
+        let _no_other_address = self.checks();
+        if let Some(address) = self.resolved() {
+            self.peer.store(self.make_peer(address, upstream).map(Arc::new));
+        }
+    }
+
+    /// None: it is to be reached by TLS and nobody said how. It is never reached without, then.
+    fn make_peer(&self, address: SocketAddr, upstream: &config::Upstream) -> Option<HttpPeer> {
+        let mut peer = match (&upstream.tls, self.tls.get()) {
+            (None, _) => HttpPeer::new(address, false, String::new()),
+            (Some(_), Some(tls)) => tls.peer(address, &self.address.host),
+            (Some(_), None) => return None,
+        };
         peer.options.connection_timeout = Some(upstream.connect_timeout);
         peer.options.total_connection_timeout = Some(upstream.connect_timeout);
         peer.options.idle_timeout = Some(upstream.idle);
-        self.peer.store(Some(Arc::new(peer)));
+        Some(peer)
     }
 
     /// The health and, when it is not up, why.

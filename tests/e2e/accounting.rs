@@ -11,7 +11,7 @@ async fn start() -> (Origin, Origin, Fairlead) {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let yaml = format!(
         "routes: [{{ name: all, match: {{}}, pool: app, timeouts: {{ response: 500ms, idle: 500ms }} }}]\n\
-         pools: {{ app: {{ servers: [{}], health: {{ type: tcp, interval: 60s, timeout: 1s }} }} }}\n",
+         pools: {{ app: {{ servers: [{}], health: {{ type: tcp, interval: 60s, timeout: 1s }}, ejection: none }} }}\n",
         servers(&[&a, &b])
     );
     let fairlead = Fairlead::start(&config(&yaml)).await;

@@ -103,12 +103,16 @@ async fn a_server_ten_times_slower_than_the_others_is_ejected() {
     let fairlead = Fairlead::start(&pool(&origins.each_ref(), "ejection: { base: 300ms }, slow_start: 0s")).await;
     let load = Load::start(fairlead.address(), 16, "/");
     until("a steady load", async || load.tally().ok > 300).await;
-    origins[2].delay(250);
+    // Step by step, so that it is never silent for much longer than answers take: that would be a reason of its own.
+    for delay in [60, 150, 300] {
+        origins[2].delay(delay);
+        tokio::time::sleep(ms(2200)).await;
+    }
     fairlead.wait_state(&origins[2].server(), "ejected").await;
     until("it is told", async || !fairlead.events("server_ejected").is_empty()).await;
     let told = fairlead.events("server_ejected").remove(0);
     assert!(told["reason"].as_str().is_some_and(|why| why.starts_with("half of its answers take")), "{told}");
-    assert_eq!(fairlead.events("server_slow").len(), 1);
+    assert!(!fairlead.events("server_slow").is_empty());
     until("a probe was too slow", async || fairlead.events("server_ejected").len() > 1).await;
     origins[2].delay(20);
     fairlead.wait_state(&origins[2].server(), "up").await;

@@ -239,13 +239,17 @@ async fn slow() {
 /// Redis forgets or is told to do something, and goes on at once.
 async fn told(commands: &[&[&str]]) {
     for mode in MODES {
-        let trial = Trial::begin(mode).await;
-        for reply in trial.fleet.redis.ask_all(commands).await {
-            assert!(!matches!(reply, Reply::Error(_)), "{reply:?}");
-        }
-        tokio::time::sleep(ms(30)).await;
-        trial.ends(Told::Nothing).await;
+        told_to(Fleet::start(mode, 2).await, commands).await;
     }
+}
+
+async fn told_to(fleet: Fleet, commands: &[&[&str]]) {
+    let trial = Trial::on(fleet).await;
+    for reply in trial.fleet.redis.ask_all(commands).await {
+        assert!(!matches!(reply, Reply::Error(_)), "{reply:?}");
+    }
+    tokio::time::sleep(ms(30)).await;
+    trial.ends(Told::Nothing).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -276,6 +280,22 @@ async fn the_table_is_deleted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leases_are_deleted() {
     told(&[&["DEL", "fairlead:{default/app}:lease"]]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_claims_are_deleted() {
+    told(&[&["DEL", "fairlead:{default/app}:claims"]]).await;
+}
+
+/// It is there only where weights differ: what Redis picks by in exact mode.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_weighted_order_is_deleted() {
+    const ORDER: &str = "fairlead:{default/app}:order";
+    for mode in MODES {
+        let fleet = Fleet::weighted(mode, 2, [1, 2, 4]).await;
+        assert_eq!(fleet.redis.ask(&["ZCARD", ORDER]).await.text(), "3");
+        told_to(fleet, &[&["DEL", ORDER]]).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

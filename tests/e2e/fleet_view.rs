@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::{Fairlead, Fleet, Load, LongWay, Origin, Redis, config, hold, ms, until, within};
+use crate::support::{Fairlead, Fleet, Load, LongWay, Redis, hold, ms, until, within};
 
 /// Nodes in different modes see one truth, and choose by it.
 #[tokio::test]
@@ -60,11 +60,7 @@ async fn exact_is_even_across_nodes() {
 #[tokio::test]
 async fn weights_are_respected_by_all() {
     for mode in ["exact", "batched"] {
-        let mut fleet = Fleet::without_nodes(Redis::start().await, mode);
-        let yaml = weighted(&fleet, mode, [1, 2, 3]);
-        for _ in 0..2 {
-            fleet.nodes.push(Fairlead::start(&yaml).await);
-        }
+        let fleet = Fleet::weighted(mode, 2, [1, 2, 3]).await;
         fleet.know_each_other(2).await;
         let mut held = Vec::new();
         for n in 0..24 {
@@ -103,26 +99,12 @@ async fn a_node_alone_balances_as_least_connections() {
     }
 }
 
-/// A configuration with these weights.
-fn weighted(fleet: &Fleet, mode: &str, weights: [u32; 3]) -> String {
-    let server = |(origin, weight): (&Origin, u32)| {
-        format!("{{ name: \"{0}\", address: \"{0}\", weight: {weight} }}", origin.server())
-    };
-    let list: Vec<_> = fleet.origins.iter().zip(weights).map(server).collect();
-    config(&format!(
-        "pools: {{ app: {{ servers: [{}], health: {{ type: tcp, interval: 60s, timeout: 1s }} }} }}\n\
-         redis: {{ url: \"{}\", mode: {mode} }}\n",
-        list.join(", "),
-        fleet.redis.url()
-    ))
-}
-
 /// Nodes whose files differ do not fight over the table, and count the same.
 #[tokio::test]
 async fn nodes_with_different_weights_live_together() {
     let mut fleet = Fleet::without_nodes(Redis::start().await, "exact");
     for weights in [[1, 1, 1], [1, 2, 3]] {
-        let node = Fairlead::start(&weighted(&fleet, "exact", weights)).await;
+        let node = Fairlead::start(&fleet.weighted_yaml(weights)).await;
         fleet.nodes.push(node);
     }
     fleet.know_each_other(2).await;
@@ -181,7 +163,7 @@ async fn a_node_alone_exchanges_seldom() {
     assert!((20.0..130.0).contains(&alone), "{alone} calls a second");
     fleet.join().await;
     fleet.know_each_other(2).await;
-    let together = calls(&fleet.nodes[0]).await;
-    assert!(together > 1.5 * alone, "{alone} calls a second alone, {together} together");
+    // More than it may alone, as soon as the machine lets it.
+    until("it exchanges more often", async || calls(&fleet.nodes[0]).await > 130.0).await;
     assert_eq!(load.stop().await.failures, Default::default());
 }

@@ -145,7 +145,7 @@ async fn a_post_on_a_stale_connection_is_not_sent_twice() {
 }
 
 /// Believed to be up from the first check on, whatever happens later.
-const TRUSTED: &str = "health: { type: tcp, interval: 60s, timeout: 1s }";
+const TRUSTED: &str = "health: { type: tcp, interval: 60s, timeout: 1s }, ejection: none";
 
 #[tokio::test]
 async fn a_refused_connection_goes_to_another_server() {

@@ -35,4 +35,7 @@ mod shutdown;
 mod slow_clients;
 mod status;
 mod timeouts;
+mod tls;
+mod tls_files;
+mod tls_upstream;
 mod websocket;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Fairlead, Load, Origin, config, ms, one_pool, request, servers, soon, until};
 
-const TRUSTED: &str = "health: { type: tcp, interval: 60s, timeout: 1s }";
+const TRUSTED: &str = "health: { type: tcp, interval: 60s, timeout: 1s }, ejection: none";
 
 /// Two servers and a fixed limit; the first hangs.
 async fn fixed(limit: &str) -> (Origin, Origin, Fairlead) {

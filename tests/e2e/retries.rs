@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::support::{Fairlead, Load, Origin, config, ms, request, servers, until, within};
 
 /// Up from the first check on, whatever happens later.
-const TRUSTED: &str = "health: { type: tcp, interval: 60s, timeout: 1s }";
+const TRUSTED: &str = "health: { type: tcp, interval: 60s, timeout: 1s }, ejection: none";
 
 /// One route with these settings of `retry` and `timeouts`; `balance: round-robin`, so that every server has its turn.
 async fn start(origins: &[&Origin], retry: &str, timeouts: &str) -> Fairlead {

@@ -4,13 +4,19 @@ use fairlead::load::redis::{Client, Link, scripts::EXCHANGE};
 
 use crate::support::{Redis, at, connected, count, free_port, until};
 
-fn node() -> Redis {
+fn node(args: &[&str], cli: &[&str]) -> Redis {
+    let of_a_cluster = ["--cluster-enabled", "yes", "--cluster-node-timeout", "5000"];
     let bus = free_port().to_string();
-    Redis::start(&["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-node-timeout", "5000"])
+    Redis::with_cli(&[&of_a_cluster[..], &["--cluster-port", &bus], args].concat(), cli)
 }
 
 async fn cluster() -> [Redis; 3] {
-    let nodes = [node(), node(), node()];
+    cluster_with(&[], &[]).await
+}
+
+/// Three primaries with more arguments; `cli`: what `redis-cli` needs to be let in.
+pub async fn cluster_with(args: &[&str], cli: &[&str]) -> [Redis; 3] {
+    let nodes = [node(args, cli), node(args, cli), node(args, cli)];
     for (node, (first, last)) in nodes.iter().zip([("0", "5000"), ("5001", "10000"), ("10001", "16383")]) {
         assert_eq!(node.cli(&["CLUSTER", "ADDSLOTSRANGE", first, last]), "OK");
     }
@@ -29,7 +35,7 @@ async fn cluster() -> [Redis; 3] {
 }
 
 /// A key of each node: slots as of `CLUSTER KEYSLOT`.
-fn keys() -> [String; 3] {
+pub fn keys() -> [String; 3] {
     let of = |range: std::ops::RangeInclusive<u16>| {
         let mut names = (0..).map(|i| format!("fairlead:{{default/p{i}}}:n"));
         names.find(|name| range.contains(&fred::util::redis_keyslot(name.as_bytes()))).unwrap()

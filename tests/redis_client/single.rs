@@ -113,7 +113,8 @@ async fn what_redis_does_when_its_memory_is_full() {
     assert_eq!(client.max_memory_policy().await.as_deref(), Some("noeviction"), "there is no limit");
     redis.cli(&["CONFIG", "SET", "maxmemory", "100mb"]);
     assert_eq!(client.max_memory_policy().await.as_deref(), Some("allkeys-lru"));
-    redis.cli(&["CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "1"]);
+    redis.cli(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     let full = count(&client, "a").await;
     assert!(matches!(&full, Err(CallError::Refused(text)) if text.contains("OOM")), "{full:?}");
     assert!(client.is_up());

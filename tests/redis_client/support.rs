@@ -138,7 +138,7 @@ impl Redis {
 
 fn spawn(port: u16, args: &[String], dir: &Path) -> Child {
     let tls = args.iter().any(|arg| arg == "--tls-port");
-    let mut command = Command::new("redis-server");
+    let mut command = Command::new(redis_server());
     if !tls {
         command.args(["--port", &port.to_string()]);
     }
@@ -149,11 +149,17 @@ fn spawn(port: u16, args: &[String], dir: &Path) -> Child {
     command.spawn().expect("redis-server is not installed: apt-get install redis-server")
 }
 
-/// A sentinel: the server in another mode.
+/// Another version, or Valkey, where the environment names it.
+fn redis_server() -> String {
+    std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
+}
+
+/// A sentinel: the server in another mode. Where `config` gives it a port for TLS, it has no other.
 pub fn sentinel(port: u16, config: &str, dir: &Path) -> Process {
     let file = dir.join("sentinel.conf");
+    let port = if config.contains("tls-port") { 0 } else { port };
     std::fs::write(&file, format!("port {port}\nbind 127.0.0.1\n{config}")).unwrap();
-    let mut command = Command::new("redis-server");
+    let mut command = Command::new(redis_server());
     command.arg(&file).arg("--sentinel").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     Process(command.spawn().unwrap())
 }

@@ -1,12 +1,12 @@
 //! What deleting or editing a key by hand breaks, and that it is noticed, repaired and told.
 
 use bytes::Bytes;
-use fairlead::load::redis::calls::{Audited, TableOp, Terms, audited};
+use fairlead::load::redis::calls::{Audited, Reaped, TableOp, Terms, audited};
 use fairlead::load::redis::{Outcome, Request};
 
 use crate::member::{Fate, Member};
 use crate::random::settle;
-use crate::resp::texts;
+use crate::resp::{text, texts};
 use crate::server::Server;
 use crate::world::{LEASE_MS, PLAIN, World};
 
@@ -22,6 +22,8 @@ fn busy(server: &Server, seed: u64) -> (World, Vec<Member>) {
     for node in &mut nodes {
         node.call(&mut world, 16, true, Fate::Sent);
         node.read(&mut world).unwrap();
+        // By chance that call excluded all servers.
+        node.pick_locally("s0");
     }
     settle(&mut world, &mut nodes).unwrap();
     (world, nodes)
@@ -59,7 +61,7 @@ fn a_sound_pool_is_left_alone() {
 #[test]
 fn deleting_any_single_key_is_repaired() {
     let server = Server::start();
-    for name in ["load", "tot", "servers", "lease", "order", "row"] {
+    for name in ["load", "tot", "servers", "lease", "order", "claims", "row"] {
         let (mut world, mut nodes) = busy(&server, 2);
         let key = match name {
             "row" => world.keys.row(&nodes[1].me()),
@@ -73,7 +75,7 @@ fn deleting_any_single_key_is_repaired() {
         assert_eq!(!complaints.is_empty(), ["tot", "row"].contains(&name), "{name}");
         let found = full(&mut world);
         println!("{name}: {found:?}");
-        assert_eq!(found.differences > 0, !["servers", "lease"].contains(&name), "{name}");
+        assert_eq!(found.differences > 0, !["servers", "lease", "claims"].contains(&name), "{name}");
         settle(&mut world, &mut nodes).unwrap_or_else(|wrong| panic!("{name}: {wrong}"));
         assert_eq!(full(&mut world).differences, 0, "{name}");
     }
@@ -176,6 +178,56 @@ fn the_row_of_a_node_that_died_when_the_leases_were_deleted_is_reaped() {
     assert!(leased.contains(&String::from_utf8(dead.me().to_vec()).unwrap()), "{leased:?}");
     world.expire(&dead.me());
     settle(&mut world, &mut nodes).unwrap();
+}
+
+/// Without its lease nobody knows of the row of a dead node: it goes by itself, in time.
+#[test]
+fn the_row_of_a_dead_node_that_nobody_saw_does_not_stay_for_ever() {
+    let server = Server::start();
+    let (mut world, mut nodes) = busy(&server, 10);
+    let dead = nodes.pop().unwrap();
+    assert!(dead.held() > 0);
+    let dead = dead.me();
+    let [lease, row] = [world.keys.lease.clone(), world.keys.row(&dead)];
+    world.conn.ask(&[b"DEL", &lease]);
+    for node in &mut nodes {
+        beat(&mut world, node).unwrap();
+    }
+    let live: Vec<Bytes> = nodes.iter().map(Member::me).collect();
+    let found = audited(world.audit(&live).unwrap()).unwrap();
+    assert!(found.differences > 0, "what it held is taken out of the totals");
+    let ttl = |world: &mut World, row: &Bytes| text(world.conn.ask(&[b"TTL", row])).parse::<i64>().unwrap();
+    let left = ttl(&mut world, &row);
+    assert!((3600..=86_400).contains(&left), "{left} s");
+
+    // A living node's is renewed with its lease.
+    let mine = world.keys.row(&live[0]);
+    world.conn.ask(&[b"EXPIRE", &mine, b"100"]);
+    nodes[0].own.fill(0);
+    beat(&mut world, &mut nodes[0]).unwrap();
+    assert!(ttl(&mut world, &mine) > 3600);
+
+    world.conn.ask(&[b"PEXPIRE", &row, b"1"]);
+    std::thread::sleep(std::time::Duration::from_millis(5));
+    assert_eq!(text(world.conn.ask(&[b"EXISTS", &row])), "0");
+    settle(&mut world, &mut nodes).unwrap();
+    assert_eq!(full(&mut world), Audited::default());
+}
+
+/// All nodes were away until the row of a dead one had run out, but not its lease: then nothing can be taken back from the row.
+#[test]
+fn a_lease_without_its_row_calls_for_an_audit() {
+    let server = Server::start();
+    let (mut world, mut nodes) = busy(&server, 11);
+    let dead = nodes.pop().unwrap();
+    assert!(dead.held() > 0);
+    let row = world.keys.row(&dead.me());
+    world.conn.ask(&[b"DEL", &row]);
+    world.expire(&dead.me());
+    assert_eq!(world.reaped(&dead.me(), false), Reaped::WithoutRow);
+    assert!(full(&mut world).differences > 0);
+    settle(&mut world, &mut nodes).unwrap();
+    assert_eq!(world.reaped(&dead.me(), false), Reaped::NotDead);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! nodes hold.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fairlead::load::redis::calls::{TableOp, Terms};
@@ -95,6 +96,8 @@ fn step(world: &mut World, nodes: &mut Vec<Member>) -> Result<(), String> {
         world.hit("FLUSHALL");
     } else if dice < 0.992 {
         change_table(world);
+    } else if dice < 0.995 {
+        tidy(world)?;
     }
     Ok(())
 }
@@ -156,12 +159,39 @@ fn change_table(world: &mut World) {
         world.register_all(TableOp::Set);
     } else if dice < 0.8 && world.conf.len() > 4 {
         world.conf.remove(&name);
-        world.register(TableOp::Del, &[(name, PLAIN)]);
+        // Nobody says so where a file has changed.
+        if world.chance(0.3) {
+            world.register(TableOp::Del, &[(name, PLAIN)]);
+        }
     } else {
         let name = format!("s{}", world.rng.u32(..20));
         world.conf.insert(name, PLAIN);
         world.register_all(TableOp::Add);
     }
+}
+
+/// Servers that nobody has any more are forgotten once they are idle; rarely, all that are idle.
+fn tidy(world: &mut World) -> Result<(), String> {
+    let all = world.chance(0.05);
+    let left_over: Vec<_> = world.counts().into_keys().filter(|name| !world.conf.contains_key(name)).collect();
+    for name in left_over.iter().filter(|_| !all) {
+        world.neglect(name);
+    }
+    if all {
+        world.counts().keys().for_each(|name| world.neglect(name));
+    }
+    let before = world.counts();
+    let gone = world.tidy(Duration::from_secs(60));
+    for name in &gone {
+        let total = before[name].1;
+        if total > 0 || !(all || left_over.contains(name)) {
+            return Err(format!("{name} was forgotten, with {total} in flight"));
+        }
+    }
+    world.hits("forgotten", gone.len() as u64);
+    let busy = left_over.iter().filter(|name| before[*name].1 > 0).count();
+    world.hits("left over and busy", busy as u64);
+    Ok(())
 }
 
 /// Lets everything come to rest, and asserts that Redis holds exactly what the nodes hold.
@@ -268,7 +298,15 @@ fn counts_survive_whatever_happens() {
         }
     }
     println!("{all:?}");
-    for rare in ["GAP", "held a forgotten server", "late: ran", "FLUSHALL", "resets with picks"] {
+    for rare in [
+        "GAP",
+        "held a forgotten server",
+        "late: ran",
+        "FLUSHALL",
+        "resets with picks",
+        "forgotten",
+        "left over and busy",
+    ] {
         assert!(all.contains_key(rare), "{rare} never happened: the test does not test it");
     }
 }
@@ -285,9 +323,11 @@ fn broken_scripts_are_noticed() {
         ("exchange", "if cap > 0 and count >= cap then", "if cap > 0 and count > cap then"),
         ("exchange", "if excluded and excluded[pick] then pick = nil", "if false then pick = nil"),
         ("exchange", "tied = tied - 1\n", "\n"),
-        ("reap", "call('DEL', row);", ""),
+        ("reap", "call('DEL', row)", ""),
         ("reap", "call('ZADD', load, left, server.name)", ""),
         ("register", "call('DEL', load, order)", "call('DEL', load)"),
+        ("register", "if entry.weight == '-1' and count(entry.slot) == 0 then", "if entry.weight == '-1' then"),
+        ("exchange", "call('EXPIRE', row, 43200)", ""),
     ];
     for mutation in mutations {
         let noticed = (0..4).find_map(|seed| {

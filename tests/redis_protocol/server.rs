@@ -14,7 +14,8 @@ impl Server {
     pub fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("redis.sock");
-        let mut command = Command::new("redis-server");
+        let program = std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+        let mut command = Command::new(program);
         command.args(["--port", "0", "--save", "", "--dir"]).arg(dir.path());
         command.arg("--unixsocket").arg(&socket).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().expect("these tests need redis-server in the PATH");

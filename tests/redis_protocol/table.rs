@@ -1,9 +1,12 @@
 //! The table of servers: slots are used again only when nobody can hold a count there.
 
+use std::time::Duration;
+
 use fairlead::load::redis::calls::{TableOp, Terms};
 
 use crate::member::{Fate, Member};
 use crate::random::settle;
+use crate::resp::texts;
 use crate::server::Server;
 use crate::world::{PLAIN, World};
 
@@ -92,4 +95,46 @@ fn a_slot_that_lost_its_owner_with_the_table_holds_nothing_for_the_next() {
     world.register_all(TableOp::Add);
     let counts = world.counts();
     assert_eq!(counts["c"], (3, 0, Some(0.0)), "the slot that b had, empty");
+}
+
+/// A server that was renamed or removed in all files: nobody says so, and its name must not stay for ever.
+#[test]
+fn what_nobody_claims_is_forgotten_once_it_is_idle() {
+    let server = Server::start();
+    let (mut world, mut node) = a_and_b(&server);
+    node.pick_locally("b");
+    let mut nodes = [node];
+    settle(&mut world, &mut nodes).unwrap();
+    let for_long = Duration::from_secs(180);
+    world.conf = [("a".to_owned(), PLAIN)].into();
+    assert!(world.tidy(for_long).is_empty(), "they have been claimed just now");
+
+    let claims = world.keys.claims.clone();
+    let claimed = |world: &mut World| texts(world.conn.ask(&[b"ZRANGE", &claims, b"0", b"-1"]));
+    world.neglect("a");
+    world.neglect("b");
+    // The node says again what it has; that does not change the table.
+    let before = world.read_table();
+    assert_eq!(world.register_all(TableOp::Add), before);
+    assert!(world.tidy(for_long).is_empty(), "b is busy");
+    settle(&mut world, &mut nodes).unwrap();
+    assert_eq!(nodes[0].held_of("b"), 1);
+    nodes[0].own.fill(0);
+    settle(&mut world, &mut nodes).unwrap();
+    assert_eq!(world.tidy(for_long), ["b"]);
+    assert_eq!(claimed(&mut world), ["a"]);
+    settle(&mut world, &mut nodes).unwrap();
+
+    // Whoever still has it puts it in again, in any slot, and at 0.
+    world.conf.insert("c".to_owned(), PLAIN);
+    world.conf.insert("b".to_owned(), PLAIN);
+    world.register_all(TableOp::Add);
+    assert_eq!(world.counts()["b"].1, 0);
+    settle(&mut world, &mut nodes).unwrap();
+
+    // Nothing is known of who has what: everybody gets the time to say.
+    world.conn.ask(&[b"DEL", &claims]);
+    assert!(world.tidy(for_long).is_empty());
+    assert_eq!(claimed(&mut world), ["a", "b", "c"]);
+    world.check().unwrap();
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
-use fairlead::load::redis::calls::{self, TableOp, Terms};
+use fairlead::load::redis::calls::{self, Reaped, TableOp, Terms};
 use fairlead::load::redis::keys::Keys;
 use fairlead::load::redis::{Value, scripts};
 
@@ -150,7 +151,12 @@ impl World {
         }
     }
 
+    /// Whether that node is forgotten now.
     pub fn reap(&mut self, who: &Bytes, leave: bool) -> bool {
+        self.reaped(who, leave) != Reaped::NotDead
+    }
+
+    pub fn reaped(&mut self, who: &Bytes, leave: bool) -> Reaped {
         let mut command = Command::script(&self.shas.reap, &self.keys.reap(who));
         calls::reap(who, leave, &mut command);
         calls::reaped(&self.conn.call(&command).unwrap()).unwrap()
@@ -168,9 +174,26 @@ impl World {
         self.conn.ask(&[b"ZADD", &lease, b"XX", b"1", who]);
     }
 
+    /// Has all servers forgotten that are idle and that nobody has claimed for so long. Which are gone?
+    pub fn tidy(&mut self, unclaimed: Duration) -> Vec<String> {
+        let before = self.counts();
+        let mut command = Command::script(&self.shas.register, &self.keys.register());
+        calls::tidy(unclaimed, &mut command);
+        self.conn.call(&command).unwrap();
+        let after = self.counts();
+        before.into_keys().filter(|name| !after.contains_key(name)).collect()
+    }
+
+    /// Moves the last claim of a server into the past.
+    pub fn neglect(&mut self, name: &str) {
+        let claims = self.keys.claims.clone();
+        self.conn.ask(&[b"ZADD", &claims, b"XX", b"1", name.as_bytes()]);
+    }
+
     /// Asserts the invariants, atomically.
     pub fn check(&mut self) -> Result<(), String> {
-        let keys = self.keys.audit(&self.incarnations);
+        let mut keys = self.keys.audit(&self.incarnations);
+        keys.insert(5, self.keys.claims.clone());
         match text(self.conn.call(&Command::script(&self.shas.check, &keys))?) {
             ok if ok == "ok" => Ok(()),
             wrong => Err(wrong),

@@ -21,6 +21,7 @@ fn setup(nodes: usize, weights: &[f32], seed: u64) -> Setup {
         rtt: MS,
         seed,
         check_every: 1,
+        lacking: Some(0.9),
     }
 }
 
@@ -60,7 +61,7 @@ fn mischief(world: &mut World, replica: Data, rng: &mut fastrand::Rng) -> &'stat
             "FLUSHALL"
         }
         11 => {
-            let keys = [Key::Load, Key::Tot, Key::Servers, Key::Lease, Key::Row];
+            let keys = [Key::Load, Key::Tot, Key::Servers, Key::Lease, Key::Claims, Key::Row];
             world.store.delete(keys[rng.usize(0..keys.len())]);
             "DEL"
         }
@@ -108,7 +109,7 @@ fn any_faults_in_any_order() {
         assert!(held > 10 * settled, "at rest with next to nothing to count");
         seen.extend(world.store.seen.keys());
     }
-    for case in ["GAP", "NOLEASE", "STALE", "RESET", "reset STALE", "reaped", "audit"] {
+    for case in ["GAP", "NOLEASE", "STALE", "RESET", "reset STALE", "reaped", "audit", "forgotten"] {
         assert!(seen.contains(case), "{case} never happened");
     }
 }

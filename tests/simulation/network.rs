@@ -16,6 +16,10 @@ pub enum Kind {
         seq: i64,
     },
     Register,
+    /// To say which servers a node has.
+    Claim,
+    /// To have those forgotten that nobody has.
+    Tidy,
     Reap,
     /// The members of `lease`, to audit them.
     Leased,

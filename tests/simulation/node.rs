@@ -3,6 +3,7 @@
 //! What a method wants sent or placed it leaves in `outbox` and `placed`; the world takes it from there.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fairlead::balance::tide::{self, Share};
@@ -24,6 +25,9 @@ pub const TIMEOUT: Nanos = 5 * MS;
 const COMMAND_TIMEOUT: Nanos = SEC;
 /// Between attempts to connect.
 const BACKOFF: Nanos = 100 * MS;
+/// How often a node says which servers it has, and how long one stays that nobody has, where that is tested.
+const CLAIM_EVERY: Nanos = SEC;
+const UNCLAIMED: Duration = Duration::from_secs(3);
 /// The most picks of one call.
 const MOST_PICKS: usize = 64;
 
@@ -68,6 +72,10 @@ pub struct Member {
     pub outbox: Vec<(Kind, Words)>,
     /// Requests that found their server.
     pub placed: Vec<(Request, usize)>,
+    /// When it claimed its servers last; None: that is not simulated.
+    claimed: Option<Nanos>,
+    /// This process does not have the last server.
+    lacks: Option<usize>,
     max_calls: f64,
     weights: Vec<f32>,
     rng: fastrand::Rng,
@@ -115,6 +123,8 @@ impl Member {
             node,
             outbox: Vec::new(),
             placed: Vec::new(),
+            claimed: None,
+            lacks: None,
             max_calls,
             weights: weights.to_vec(),
             rng: fastrand::Rng::with_seed(seed),
@@ -140,6 +150,16 @@ impl Member {
             incarnations: Incarnations::default(),
             shares: Vec::new(),
             candidates: Vec::new(),
+        }
+    }
+
+    /// Servers that nobody has are to be forgotten; this process perhaps lacks the last one. (Not more than one: the protocol's
+    /// indexes are to stay the same as the servers'.)
+    pub fn tidies(&mut self, lacking: bool) {
+        self.claimed = Some(0);
+        self.lacks = lacking.then(|| self.weights.len() - 1);
+        if let Some(server) = self.lacks {
+            self.node.release(server);
         }
     }
 
@@ -195,7 +215,9 @@ impl Member {
         let age = self.viewed.map_or(f64::INFINITY, |(sent, rtt)| view::age(now, sent, rtt, self.sync));
         if !self.mode.uses_store() || age > TOO_OLD {
             self.candidates.clear();
-            for (index, (own, weight)) in (0..).zip(self.own.iter().zip(&self.weights)) {
+            let has = |index: u32| self.lacks != Some(index as usize);
+            for (index, (own, weight)) in (0..).zip(self.own.iter().zip(&self.weights)).filter(|(index, _)| has(*index))
+            {
                 self.candidates.push(Candidate { index, in_flight: *own, weight: *weight });
             }
             let mut draw = Draw { rng: &mut self.rng, ticket: 0, key: 0, ring: None };
@@ -206,7 +228,7 @@ impl Member {
         }
         self.shares.clear();
         let view = self.node.view();
-        for (at, own) in self.own.iter().enumerate() {
+        for (at, own) in self.own.iter().enumerate().filter(|(at, _)| self.lacks != Some(*at)) {
             self.shares.push(Share {
                 index: at as u32,
                 weight: self.weights[at],
@@ -235,6 +257,12 @@ impl Member {
                 self.read_table(now);
             } else if due && self.node.outstanding() == 0 {
                 self.call(now, 0, true);
+            }
+            if self.claimed.is_some_and(|at| at + CLAIM_EVERY <= now) && !self.need_table {
+                self.claimed = Some(now);
+                let all: Vec<usize> = (0..self.weights.len()).filter(|at| self.lacks != Some(*at)).collect();
+                let words = self.to_add(&all);
+                self.outbox.push((Kind::Claim, words));
             }
             if self.audit || self.audited + 3 * SEC <= now {
                 (self.audit, self.audited) = (false, now);
@@ -315,6 +343,17 @@ impl Member {
                 let mut words = Words::default();
                 calls::audit(&all, LEASE_MS, &mut words);
                 self.outbox.push((Kind::Audit, words));
+                if self.claimed.is_some() {
+                    let mut words = Words::default();
+                    calls::tidy(UNCLAIMED, &mut words);
+                    self.outbox.push((Kind::Tidy, words));
+                }
+            }
+            Kind::Claim | Kind::Tidy => {
+                let Ok(table) = result else { return };
+                let own = &self.own;
+                let read = self.node.table_read(table, |at| own.get(at).copied().unwrap_or(0)).unwrap();
+                self.need_table |= !read.missing.is_empty();
             }
             Kind::Audit => self.audit |= result.is_err_and(|error| error.starts_with("RETRY")),
             Kind::Reap => {}
@@ -330,14 +369,19 @@ impl Member {
             // In any order, so that a table made anew has other slots.
             let mut missing = read.missing;
             self.rng.shuffle(&mut missing);
-            let names: Vec<Bytes> = missing.iter().map(|at| name(*at)).collect();
-            let terms = |at: &usize| Terms { weight: self.weights[*at].into(), cap: 0 };
-            let mut words = Words::default();
-            calls::register(TableOp::Add, names.iter().zip(missing.iter().map(terms)), &mut words);
+            let words = self.to_add(&missing);
             self.asking = Some(now);
             self.outbox.push((Kind::Register, words));
         }
         self.pump(now);
+    }
+
+    fn to_add(&self, servers: &[usize]) -> Words {
+        let names: Vec<Bytes> = servers.iter().map(|at| name(*at)).collect();
+        let terms = |at: &usize| Terms { weight: self.weights[*at].into(), cap: 0 };
+        let mut words = Words::default();
+        calls::register(TableOp::Add, names.iter().zip(servers.iter().map(terms)), &mut words);
+        words
     }
 
     fn exchanged(&mut self, seq: i64, result: Result<Value, String>, now: Nanos) {

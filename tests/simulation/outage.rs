@@ -18,6 +18,7 @@ fn setup() -> Setup {
         rtt: 300 * MS / 1000,
         seed: setting("FAIRLEAD_SIM_SEED", 1),
         check_every: 7,
+        lacking: None,
     }
 }
 

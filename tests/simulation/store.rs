@@ -85,8 +85,8 @@ struct Entry {
 struct Table {
     table_gen: i64,
     weighted: bool,
-    /// By slot; the wire's slot is 2 more. Servers are never forgotten here.
-    entries: Vec<Entry>,
+    /// By slot; the wire's slot is 2 more. None: the server that was there is forgotten.
+    entries: Vec<Option<Entry>>,
     slots: HashMap<Bytes, usize>,
 }
 
@@ -97,6 +97,7 @@ pub enum Key {
     Tot,
     Servers,
     Lease,
+    Claims,
     /// Of a node that has one, at random.
     Row,
 }
@@ -109,6 +110,8 @@ pub struct Data {
     rows: BTreeMap<Bytes, Packed>,
     /// Expiry, ms.
     leases: BTreeMap<Bytes, i64>,
+    /// When a server was claimed last, ms.
+    claims: BTreeMap<Bytes, i64>,
     /// Somebody deleted a key: totals are off until the next audit.
     damaged: bool,
     /// Rows that the last audit did not know of, so that totals do not have them.
@@ -215,7 +218,7 @@ impl Store {
             *row.at(slot) = count;
             let total = tot.at(slot);
             *total = (i64::from(*total) + change).clamp(0, u32::MAX.into()) as u32;
-            if let Some(entry) = table.entries.get_mut(slot) {
+            if let Some(entry) = table.entry(slot) {
                 entry.load = Some(*total);
             }
         }
@@ -224,8 +227,9 @@ impl Store {
             let Some(slot) = table.least(tot, excluded, &mut self.rng) else { break };
             *row.at(slot) += 1;
             *tot.at(slot) += 1;
-            let entry = &mut table.entries[slot];
-            entry.load = Some(if table.weighted { tot.get(slot) } else { entry.load.unwrap_or(0) + 1 });
+            let weighted = table.weighted;
+            let entry = table.entry(slot).unwrap();
+            entry.load = Some(if weighted { tot.get(slot) } else { entry.load.unwrap_or(0) + 1 });
             picks.push(Value::Bytes(entry.name.clone()));
         }
         tot.head += picks.len() as i64;
@@ -254,7 +258,7 @@ impl Store {
         for (slot, count) in row.counts.into_iter().enumerate().filter(|(_, count)| *count > 0) {
             let total = self.data.tot.get_or_insert_default().at(slot);
             *total = total.saturating_sub(count);
-            if let Some(entry) = self.data.table.as_mut().and_then(|table| table.entries.get_mut(slot)) {
+            if let Some(entry) = self.data.table.as_mut().and_then(|table| table.entry(slot)) {
                 entry.load = Some(*total);
             }
         }
@@ -263,39 +267,76 @@ impl Store {
         Ok(Value::Int(1))
     }
 
-    /// Only what nodes use by themselves: to read, and to add.
+    /// Only what nodes use by themselves: to read, to add, and to tidy.
     pub fn register(&mut self, words: &[Word], now: i64) -> Reply {
-        assert_eq!(words[0].text(), "add");
-        let mut changed = false;
-        for triple in words[1..].chunks_exact(3) {
-            let table = self.data.table.get_or_insert_default();
-            let name = triple[0].text();
-            if !table.slots.contains_key(name) {
-                let weight = std::str::from_utf8(triple[1].text()).unwrap().parse().unwrap();
-                table.slots.insert(name.clone(), table.entries.len());
-                table.entries.push(Entry { name: name.clone(), weight, cap: triple[2].int() as u32, load: None });
-                changed = true;
-            }
-        }
+        let changed = match &words[0].text()[..] {
+            b"add" => self.add(&words[1..], now),
+            b"tidy" => self.tidy(words[1].int(), now),
+            other => panic!("{other:?}"),
+        };
         let Some(table) = &mut self.data.table else {
             return Ok(Value::Array(vec![Value::Int(0), Value::Array(Vec::new())]));
         };
         if changed {
             table.table_gen = (table.table_gen + 1).max(now * 1000);
-            let first = table.entries[0].weight;
-            table.weighted = table.entries.iter().any(|e| e.weight != first || e.weight <= 0.0 || e.cap > 0);
+            let first = table.entries.iter().flatten().next().map_or(1.0, |entry| entry.weight);
+            let mut entries = table.entries.iter().flatten();
+            table.weighted = entries.any(|e| e.weight != first || e.weight <= 0.0 || e.cap > 0);
             let tot = self.data.tot.get_or_insert_default();
-            tot.at(table.entries.len() - 1);
-            for (slot, entry) in table.entries.iter_mut().enumerate() {
+            tot.at(table.entries.len().max(1) - 1);
+            for (slot, entry) in table.filled_mut() {
                 entry.load = Some(tot.get(slot));
             }
+            self.data.claims.retain(|name, _| table.slots.contains_key(name));
         }
         let mut fields = vec![text("#gen"), text(&table.table_gen.to_string())];
-        for (slot, entry) in table.entries.iter().enumerate() {
+        for (slot, entry) in table.filled() {
             fields.push(Value::Bytes(entry.name.clone()));
             fields.push(text(&format!("{} {} {}", slot + 2, entry.weight, entry.cap)));
         }
         Ok(Value::Array(vec![Value::Int(table.table_gen), Value::Array(fields)]))
+    }
+
+    fn add(&mut self, triples: &[Word], now: i64) -> bool {
+        let mut changed = false;
+        for triple in triples.chunks_exact(3) {
+            let table = self.data.table.get_or_insert_default();
+            let name = triple[0].text();
+            let weight = std::str::from_utf8(triple[1].text()).unwrap().parse().unwrap();
+            if !table.slots.contains_key(name) {
+                let free = table.entries.iter().position(Option::is_none).unwrap_or(table.entries.len());
+                table.entries.resize_with(table.entries.len().max(free + 1), || None);
+                table.slots.insert(name.clone(), free);
+                table.entries[free] =
+                    Some(Entry { name: name.clone(), weight, cap: triple[2].int() as u32, load: None });
+                changed = true;
+            }
+            if weight > 0.0 {
+                self.data.claims.insert(name.clone(), now);
+            }
+        }
+        changed
+    }
+
+    /// Forgets what is idle and has been claimed by nobody for so long.
+    fn tidy(&mut self, unclaimed: i64, now: i64) -> bool {
+        let Some(table) = &mut self.data.table else { return false };
+        let nothing = Packed::default();
+        let tot = self.data.tot.as_ref().unwrap_or(&nothing);
+        let mut gone = Vec::new();
+        for (slot, entry) in table.filled() {
+            match self.data.claims.get(&entry.name) {
+                None => _ = self.data.claims.insert(entry.name.clone(), now),
+                Some(at) if *at < now - unclaimed && tot.get(slot) == 0 => gone.push(slot),
+                Some(_) => {}
+            }
+        }
+        for slot in &gone {
+            let entry = table.entries[*slot].take().unwrap();
+            table.slots.remove(&entry.name);
+            *self.seen.entry("forgotten").or_default() += 1;
+        }
+        !gone.is_empty()
     }
 
     /// The members of `lease`, before an audit.
@@ -324,7 +365,7 @@ impl Store {
         }
         let differences = wanted.iter().enumerate().filter(|(slot, sum)| tot.get(*slot) != **sum).count();
         tot.counts = wanted;
-        for (slot, entry) in table.entries.iter_mut().enumerate() {
+        for (slot, entry) in table.filled_mut() {
             entry.load = Some(tot.get(slot));
         }
         self.data.damaged = false;
@@ -345,10 +386,13 @@ impl Store {
 
     pub fn delete(&mut self, key: Key) {
         match key {
-            Key::Load => self.data.table.iter_mut().flat_map(|t| &mut t.entries).for_each(|entry| entry.load = None),
+            Key::Load => {
+                self.data.table.iter_mut().flat_map(Table::filled_mut).for_each(|(_, entry)| entry.load = None)
+            }
             Key::Tot => self.data.tot = None,
             Key::Servers => self.data.table = None,
             Key::Lease => self.data.leases.clear(),
+            Key::Claims => self.data.claims.clear(),
             Key::Row => {
                 let all: Vec<_> = self.data.rows.keys().cloned().collect();
                 self.rng.choice(all).map(|who| self.data.rows.remove(&who));
@@ -376,7 +420,15 @@ impl Store {
             }
         }
         assert_eq!(tot.counts, sums, "total = sum of the rows");
-        for (slot, entry) in self.data.table.iter().flat_map(|table| &table.entries).enumerate() {
+        if let Some(table) = self.data.table.as_ref().filter(|_| !self.data.slots_may_move) {
+            for (slot, count) in sums.iter().enumerate().filter(|(_, count)| **count > 0) {
+                assert!(
+                    matches!(table.entries.get(slot), Some(Some(_))),
+                    "{count} requests on a slot that is nobody's"
+                );
+            }
+        }
+        for (slot, entry) in self.data.table.iter().flat_map(Table::filled) {
             assert_eq!(entry.load, Some(tot.get(slot)), "load = total of {:?}", entry.name);
         }
     }
@@ -398,10 +450,22 @@ impl Store {
 }
 
 impl Table {
+    fn entry(&mut self, slot: usize) -> Option<&mut Entry> {
+        self.entries.get_mut(slot)?.as_mut()
+    }
+
+    fn filled(&self) -> impl Iterator<Item = (usize, &Entry)> {
+        self.entries.iter().enumerate().filter_map(|(slot, entry)| Some((slot, entry.as_ref()?)))
+    }
+
+    fn filled_mut(&mut self) -> impl Iterator<Item = (usize, &mut Entry)> {
+        self.entries.iter_mut().enumerate().filter_map(|(slot, entry)| Some((slot, entry.as_mut()?)))
+    }
+
     /// The slot with the least (n+1)/weight, at random among ties.
     fn least(&self, tot: &Packed, excluded: &[Word], rng: &mut fastrand::Rng) -> Option<usize> {
         let (mut best, mut score, mut ties) = (None, f64::INFINITY, 0);
-        for (slot, entry) in self.entries.iter().enumerate() {
+        for (slot, entry) in self.filled() {
             let this = match (self.weighted, entry.load) {
                 (false, Some(load)) => f64::from(load),
                 (true, _) if entry.weight > 0.0 && (entry.cap == 0 || tot.get(slot) < entry.cap) => {

@@ -21,6 +21,7 @@ fn setup(nodes: usize, servers: Vec<Spec>, load: f64) -> Setup {
         rtt: 300 * MS / 1000,
         seed,
         check_every: 997,
+        lacking: None,
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Setup {
     pub seed: u64,
     /// Check the store's books after every so many of its steps.
     pub check_every: u64,
+    /// How many of the processes do not have the last server; and whether it is forgotten when nobody has it.
+    pub lacking: Option<f64>,
 }
 
 /// What state the store is in.
@@ -151,7 +153,12 @@ impl World {
             self.push(first, Event::Tick(number, self.lives));
         }
         let weights: Vec<f32> = self.setup.servers.iter().map(|spec| spec.weight).collect();
-        Member::new(number, self.lives, mode, &weights, self.setup.max_calls, self.now, self.rng.u64(..))
+        let mut member =
+            Member::new(number, self.lives, mode, &weights, self.setup.max_calls, self.now, self.rng.u64(..));
+        if let Some(share) = self.setup.lacking {
+            member.tidies(self.rng.f64() < share);
+        }
+        member
     }
 
     fn push(&mut self, at: Nanos, event: Event) {
@@ -317,7 +324,7 @@ impl World {
         let (words, now) = (&message.words.0, (self.now / MS) as i64);
         let result = match message.kind {
             Kind::Exchange { .. } => self.store.exchange(words, now),
-            Kind::Register => self.store.register(words, now),
+            Kind::Register | Kind::Claim | Kind::Tidy => self.store.register(words, now),
             Kind::Reap => self.store.reap(words, now),
             Kind::Leased => self.store.leased(),
             Kind::Audit => self.store.audit(words, now),

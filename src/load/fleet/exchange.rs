@@ -25,6 +25,7 @@ use self::active::Active;
 use self::complaints::Complaints;
 use self::grace::Grace;
 use self::upkeep::Audits;
+pub use self::upkeep::Upkeep;
 use crate::balance::view::{age, interval};
 use crate::config::Mode as Configured;
 use crate::load::Ledger;
@@ -77,6 +78,8 @@ pub struct Settings {
     pub active_pools: Arc<AtomicU32>,
     /// By server index: name and terms.
     pub servers: Vec<(String, Terms)>,
+    /// No key: only tests have it otherwise than by default.
+    pub upkeep: Upkeep,
 }
 
 /// What others ask of an exchange.
@@ -106,6 +109,7 @@ pub struct Exchange<T: AsRef<Ledger>> {
     rare: FuturesUnordered<upkeep::Pending>,
     table: Table,
     registered_once: bool,
+    next_claim: Instant,
     reaping: bool,
     grace: Grace,
     complaints: Complaints,
@@ -198,10 +202,11 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
             rare: FuturesUnordered::new(),
             table: Table::Needed,
             registered_once: false,
+            next_claim: now,
             reaping: false,
             grace: Grace::default(),
             complaints: Complaints::default(),
-            audits: Audits::new(now),
+            audits: Audits::new(settings.upkeep.audit_every, now),
             incarnations: Incarnations::default(),
             interval: Duration::from_millis(1),
             next_call: now,
@@ -249,6 +254,7 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         if self.out.is_empty() && now >= self.next_call.min(self.next_beat) {
             self.call_or_rest(now);
         }
+        self.claim_if_due(now);
         self.audit_if_due(now);
     }
 

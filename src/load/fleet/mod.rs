@@ -17,7 +17,7 @@ pub mod meter;
 pub mod mode;
 pub mod share;
 
-pub use exchange::{Command, Exchange, Settings};
+pub use exchange::{Command, Exchange, Settings, Upkeep};
 pub use share::{Mode, Reply, Share};
 
 use std::time::Duration;

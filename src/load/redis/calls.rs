@@ -1,6 +1,7 @@
 //! The rare scripts: arguments of `register`, `reap` and `audit`, and what they answer.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -43,6 +44,13 @@ pub fn register<'a>(op: TableOp, servers: impl IntoIterator<Item = (&'a Bytes, T
     }
 }
 
+/// Writes the arguments of `register` by which it forgets the servers that are idle and that no node has put in (by `Add` or `Set`, with
+/// a weight over 0) for so long.
+pub fn tidy(unclaimed: Duration, args: &mut impl Args) {
+    args.text(&Bytes::from_static(b"tidy"));
+    args.int(i64::try_from(unclaimed.as_millis()).unwrap_or(i64::MAX));
+}
+
 /// Reads the answer of `register`: the table's generation and its fields.
 pub(super) fn registered(reply: Value) -> Result<(u64, Vec<Value>), BadReply> {
     let mut parts = reply.array("table")?.into_iter();
@@ -57,9 +65,24 @@ pub fn reap(who: &Bytes, leave: bool, args: &mut impl Args) {
     args.int(leave.into());
 }
 
-/// Reads the answer of `reap`: whether there was something to take back.
-pub fn reaped(reply: &Value) -> Result<bool, BadReply> {
-    Ok(reply.int("reaped")? == 1)
+/// What became of a node that was to be forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reaped {
+    /// It lives, or somebody else was faster.
+    NotDead,
+    /// What it held has been taken back.
+    Done,
+    /// The same, but its row had been deleted, or had run out: what it held may still be in the totals. Audit in full.
+    WithoutRow,
+}
+
+/// Reads the answer of `reap`.
+pub fn reaped(reply: &Value) -> Result<Reaped, BadReply> {
+    Ok(match reply.int("reaped")? {
+        0 => Reaped::NotDead,
+        1 => Reaped::Done,
+        _ => Reaped::WithoutRow,
+    })
 }
 
 /// Writes the arguments of `audit`.
@@ -171,6 +194,9 @@ mod tests {
         let mut words = Words::default();
         register(TableOp::Set, terms, &mut words);
         assert_eq!(words.0.join(" "), "set a 1 4 a 0.5 4 a 0 4 a 0 4 a 0 4 a 1000 4");
+        let mut words = Words::default();
+        tidy(Duration::from_secs(180), &mut words);
+        assert_eq!(words.0.join(" "), "tidy 180000");
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub struct Keys {
     pub lease: Bytes,
     /// Sorted set: server → (n+1)/weight, where weights or caps matter.
     pub order: Bytes,
+    /// Sorted set: server → when a node last said that it has it, ms of Redis time.
+    pub claims: Bytes,
 }
 
 impl Keys {
@@ -31,6 +33,7 @@ impl Keys {
             servers: key("servers"),
             lease: key("lease"),
             order: key("order"),
+            claims: key("claims"),
             prefix,
         }
     }
@@ -51,9 +54,9 @@ impl Keys {
     }
 
     /// The keys of `register`, in its order.
-    pub fn register(&self) -> [Bytes; 4] {
+    pub fn register(&self) -> [Bytes; 5] {
         let [load, tot, servers, _] = self.first_four();
-        [load, tot, servers, self.order.clone()]
+        [load, tot, servers, self.order.clone(), self.claims.clone()]
     }
 
     /// The keys of `reap`, in its order.

@@ -117,7 +117,9 @@ fn with_hash_only_a_key_of_the_servers_own_is_its_probe() {
 
 #[test]
 fn a_tier_that_is_silent_as_a_whole_is_gone() {
-    let pool = pool(&[0, 0, 1], |_| {});
+    let pool = pool(&[0, 0, 1], |config| {
+        config.ejection = Some(Ejection { base: Duration::from_secs(3600), ..Ejection::default() });
+    });
     fail(&pool, 0, Outcome::Timeout, 5);
     fail(&pool, 1, Outcome::ServerError, 5);
     assert_eq!(standings(&pool), [Standing::Ejected, Standing::Condemned, Standing::Serving]);

@@ -198,11 +198,15 @@ fn silence_is_told_from_answers() {
     assert_eq!(rig.machine.standing(), Standing::Silent);
     rig.fail(Kind::Status);
     assert_eq!(rig.machine.standing(), Standing::Condemned);
-    let mut rig = Rig::new();
     for _ in 0..4 {
         rig.fail(Kind::Timeout);
+        rig.later(1.0);
     }
-    assert_eq!(rig.machine.standing(), Standing::Serving, "not enough of it");
+    assert_eq!(rig.machine.standing(), Standing::Condemned, "not enough of it");
+    rig.fail(Kind::Timeout);
+    assert_eq!(rig.machine.standing(), Standing::Silent);
+    rig.succeed();
+    assert_ne!(rig.machine.standing(), Standing::Silent);
 }
 
 #[test]

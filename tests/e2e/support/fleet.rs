@@ -42,14 +42,39 @@ impl Fleet {
         Fleet { redis, origins, nodes: Vec::new(), mode }
     }
 
+    /// So many nodes that are ready, over three origins of these weights.
+    pub async fn weighted(mode: &'static str, nodes: usize, weights: [u32; 3]) -> Self {
+        let mut fleet = Self::without_nodes(Redis::start().await, mode);
+        let yaml = fleet.weighted_yaml(weights);
+        for _ in 0..nodes {
+            fleet.nodes.push(Fairlead::spawn(&yaml));
+        }
+        for node in &mut fleet.nodes {
+            node.wait_ready().await;
+        }
+        fleet
+    }
+
+    /// The configuration of a node to which the origins have these weights.
+    pub fn weighted_yaml(&self, weights: [u32; 3]) -> String {
+        let server = |(origin, weight): (&Origin, u32)| {
+            format!("{{ name: \"{0}\", address: \"{0}\", weight: {weight} }}", origin.server())
+        };
+        let list: Vec<_> = self.origins.iter().zip(weights).map(server).collect();
+        self.yaml_of(&list.join(", "), &self.redis.url(), "")
+    }
+
     /// The configuration of a node; `more` settings of Redis each begin with a comma.
     pub fn yaml(&self, url: &str, more: &str) -> String {
         let origins: Vec<_> = self.origins.iter().collect();
+        self.yaml_of(&servers(&origins), url, more)
+    }
+
+    fn yaml_of(&self, servers: &str, url: &str, more: &str) -> String {
         config(&format!(
             "routes: [{{ name: all, match: {{}}, pool: app, timeouts: {{ response: 20s, idle: 20s }} }}]\n\
-             pools: {{ app: {{ servers: [{}], health: {{ type: tcp, interval: 60s, timeout: 1s }} }} }}\n\
+             pools: {{ app: {{ servers: [{servers}], health: {{ type: tcp, interval: 60s, timeout: 1s }}, ejection: none }} }}\n\
              redis: {{ url: \"{url}\", mode: {}{more} }}\n",
-            servers(&origins),
             self.mode
         ))
     }

@@ -9,6 +9,7 @@ mod lossy;
 mod origin;
 mod ports;
 mod redis;
+mod tls;
 mod wire;
 
 pub use client::{Client, get, request};
@@ -20,6 +21,7 @@ pub use lossy::{Lossy, Weather};
 pub use origin::{Heartbeat, Origin, pattern, servers};
 pub use ports::Reserved;
 pub use redis::{LongWay, Redis, Reply};
+pub use tls::{Front, Pair, Secured, Wish, handshake, trusting};
 pub use wire::ms;
 
 use std::time::{Duration, Instant};

@@ -60,7 +60,7 @@ impl Reply {
     }
 }
 
-/// A `redis-server` on a port of its own. Killed when dropped.
+/// A `redis-server` (or what `REDIS_SERVER` names) on a port of its own. Killed when dropped.
 pub struct Redis {
     /// Where it is, also while it is stopped.
     pub address: SocketAddr,
@@ -100,7 +100,8 @@ impl Redis {
 
     /// Starts (again), empty.
     pub async fn run(&mut self) {
-        let mut command = Command::new("redis-server");
+        let program = std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+        let mut command = Command::new(program);
         if let Some(config) = &self.config {
             let file = self.dir.path().join("redis.conf");
             std::fs::write(&file, config).unwrap();
@@ -170,7 +171,7 @@ for _, key in ipairs(redis.call('KEYS', 'fairlead:{default/app}:row:*')) do
   rows[#rows + 1] = key; rows[#rows + 1] = redis.call('GET', key)
 end
 return {redis.call('ZRANGE', p .. 'load', 0, -1, 'WITHSCORES'), redis.call('GET', p .. 'tot') or '',
-  redis.call('HGETALL', p .. 'servers'), rows, redis.call('ZRANGE', p .. 'lease', 0, -1)}";
+  redis.call('HGETALL', p .. 'servers'), rows, redis.call('ZRANGE', p .. 'lease', 0, -1), redis.call('ZRANGE', p .. 'order', 0, -1, 'WITHSCORES')}";
 
 /// What Redis holds of a pool.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -183,16 +184,22 @@ pub struct Truth {
     pub rows: BTreeMap<String, BTreeMap<String, i64>>,
     /// Incarnations that have a lease.
     pub leases: Vec<String>,
+    /// What Redis picks by where weights differ, as it is and as it should be.
+    pub order: [BTreeMap<String, f64>; 2],
 }
 
 impl Truth {
     fn of(reply: &Reply) -> Self {
-        let [load, totals, table, rows, leases] = reply.list() else { panic!("{reply:?}") };
+        let [load, totals, table, rows, leases, order] = reply.list() else { panic!("{reply:?}") };
         let mut names = Vec::new();
+        let mut terms = Vec::new();
+        let mut weighted = false;
         for pair in table.list().chunks(2) {
             let entry = pair[1].text();
-            if let Some(slot) = entry.split(' ').next().filter(|_| entry.split(' ').count() == 3) {
+            weighted |= pair[0].text() == "#weighted" && entry == "1";
+            if let [slot, weight, cap] = entry.split(' ').collect::<Vec<_>>()[..] {
                 names.push((pair[0].text(), slot.parse::<usize>().unwrap()));
+                terms.push((pair[0].text(), weight.parse::<f64>().unwrap(), cap.parse::<i64>().unwrap()));
             }
         }
         let unpack = |packed: &[u8]| -> BTreeMap<String, i64> {
@@ -201,9 +208,16 @@ impl Truth {
         };
         let load = load.list().chunks(2).map(|pair| (pair[0].text(), pair[1].text().parse().unwrap()));
         let who = |key: &Reply| key.text().rsplit_once(":row:").unwrap().1.to_owned();
+        let totals = unpack(totals.bytes());
+        let wanted = terms.into_iter().filter(|_| weighted).filter_map(|(name, weight, cap)| {
+            let n = totals[&name];
+            (weight > 0.0 && (cap == 0 || n < cap)).then(|| (name, (n + 1) as f64 / weight))
+        });
+        let order = order.list().chunks(2).map(|pair| (pair[0].text(), pair[1].text().parse().unwrap()));
         Truth {
             load: load.collect(),
-            totals: unpack(totals.bytes()),
+            order: [order.collect(), wanted.collect()],
+            totals,
             rows: rows.list().chunks(2).map(|pair| (who(&pair[0]), unpack(pair[1].bytes()))).collect(),
             leases: leases.list().iter().map(Reply::text).collect(),
         }
@@ -220,7 +234,12 @@ impl Truth {
         let leases = self.rows.keys().all(|who| self.leases.contains(who));
         let mut load = self.load.iter();
         let same = load.all(|(name, n)| self.totals.get(name) == Some(n) && sum(name) == *n);
-        leases && same && self.rows.len() == rows && self.load.len() == servers && self.totals.len() == servers
+        leases
+            && same
+            && self.order[0] == self.order[1]
+            && self.rows.len() == rows
+            && self.load.len() == servers
+            && self.totals.len() == servers
     }
 }
 

@@ -4,22 +4,43 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{BEAT, Exchange, LEASE, Table};
+use super::{BEAT, Exchange, LEASE, Table, jittered};
 use crate::load::Ledger;
-use crate::load::redis::calls::{self, TableOp, Terms};
+use crate::load::redis::calls::{self, Reaped, TableOp, Terms};
 use crate::load::redis::scripts::Script;
 use crate::load::redis::{CallError, Value, scripts};
 
-/// How often one of the nodes audits in full.
-const AUDIT_EVERY: Duration = Duration::from_secs(10);
 /// How many nodes of a fleet audit quickly with each beat, on average: so that one does nearly always.
 const QUICK_AUDITORS: f64 = 3.0;
 /// However wrong things look, no more audits than this.
 const AUDIT_PAUSE: Duration = Duration::from_millis(200);
 
+/// How often what is seldom happens.
+#[derive(Clone, Copy, Debug)]
+pub struct Upkeep {
+    /// One of the nodes audits in full, and has the servers forgotten that nobody has.
+    pub audit_every: Duration,
+    /// A node says which servers it has.
+    pub claim_every: Duration,
+    /// So long a server stays that nobody has: its nodes may be away for a while, and come back to it.
+    pub unclaimed: Duration,
+}
+
+impl Default for Upkeep {
+    fn default() -> Self {
+        Upkeep {
+            audit_every: Duration::from_secs(10),
+            claim_every: Duration::from_secs(30),
+            unclaimed: Duration::from_secs(180),
+        }
+    }
+}
+
 /// The answer to a call that is not an exchange.
 pub(super) enum Rare {
     Table(Result<Value, CallError>),
+    /// The table too, for which nobody waits.
+    Claimed(Result<Value, CallError>),
     Leases(Result<Vec<Bytes>, CallError>),
     Audited(Result<Value, CallError>),
     Reaped(Bytes, Result<Value, CallError>),
@@ -31,14 +52,22 @@ pub(super) type Pending = std::pin::Pin<Box<dyn Future<Output = Rare> + Send>>;
 pub(super) struct Audits {
     pub(super) in_full: bool,
     pub(super) quickly: bool,
+    every: Duration,
     next_quick: Instant,
     next_full: Instant,
     not_before: Instant,
 }
 
 impl Audits {
-    pub(super) fn new(now: Instant) -> Self {
-        Audits { in_full: false, quickly: false, next_quick: now + BEAT, next_full: now + AUDIT_EVERY, not_before: now }
+    pub(super) fn new(every: Duration, now: Instant) -> Self {
+        Audits {
+            in_full: false,
+            quickly: false,
+            every,
+            next_quick: now + BEAT,
+            next_full: now + every,
+            not_before: now,
+        }
     }
 
     fn due(&self, now: Instant) -> bool {
@@ -52,7 +81,7 @@ impl Audits {
         let mut full = std::mem::take(&mut self.in_full);
         let mut quick = std::mem::take(&mut self.quickly);
         if now >= self.next_full {
-            self.next_full = now + AUDIT_EVERY;
+            self.next_full = now + self.every;
             full |= fastrand::f64() * nodes < 1.0;
         }
         if now >= self.next_quick {
@@ -70,15 +99,33 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
         // The first time this process says what its file says; later it only adds what is missing, so that nodes with
         // different files do not fight.
         let op = if self.registered_once { TableOp::Add } else { TableOp::Set };
-        let servers: Vec<_> =
-            self.settings.servers.iter().map(|(name, terms)| (Bytes::from(name.clone()), *terms)).collect();
-        self.send_register(op, &servers);
+        self.send_register(op, &self.configured(), Rare::Table);
+        self.next_claim = Instant::now() + jittered(self.settings.upkeep.claim_every);
     }
 
-    fn send_register(&mut self, op: TableOp, servers: &[(Bytes, Terms)]) {
+    /// Says now and then which servers this node has, for else they are forgotten once they are idle.
+    pub(super) fn claim_if_due(&mut self, now: Instant) {
+        if now >= self.next_claim {
+            self.next_claim = now + jittered(self.settings.upkeep.claim_every);
+            self.send_register(TableOp::Add, &self.configured(), Rare::Claimed);
+        }
+    }
+
+    /// Has the servers forgotten that nobody has any more: their names would ride on every call of exact mode.
+    fn tidy(&self) {
+        let mut args = Vec::new();
+        calls::tidy(self.settings.upkeep.unclaimed, &mut args);
+        self.rare_call(&scripts::REGISTER, &self.keys.register(), args, Rare::Claimed);
+    }
+
+    fn configured(&self) -> Vec<(Bytes, Terms)> {
+        self.settings.servers.iter().map(|(name, terms)| (Bytes::from(name.clone()), *terms)).collect()
+    }
+
+    fn send_register(&self, op: TableOp, servers: &[(Bytes, Terms)], answer: fn(Result<Value, CallError>) -> Rare) {
         let mut args = Vec::new();
         calls::register(op, servers.iter().map(|(name, terms)| (name, *terms)), &mut args);
-        self.rare_call(&scripts::REGISTER, &self.keys.register(), args, Rare::Table);
+        self.rare_call(&scripts::REGISTER, &self.keys.register(), args, answer);
     }
 
     /// Takes back what a dead node held. One at a time: each view names it until it is done, and other nodes see it too.
@@ -94,7 +141,7 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
     }
 
     /// Some nodes in the fleet, by lot, audit: with each beat quickly, whether the sorted sets agree with the totals,
-    /// and each [`AUDIT_EVERY`] in full, whether the totals agree with the rows; at once where something is known to be
+    /// and each [`Upkeep::audit_every`] in full, whether the totals agree with the rows; at once where something is known to be
     /// wrong.
     pub(super) fn audit_if_due(&mut self, now: Instant) {
         if !self.rare.is_empty() || !self.audits.due(now) {
@@ -136,9 +183,14 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
     pub(super) fn rare_answered(&mut self, rare: Rare) {
         match rare {
             Rare::Table(reply) => self.table_answered(reply),
+            Rare::Claimed(Ok(table)) if self.table == Table::Known => self.table_answered(Ok(table)),
+            // It is being read anyway.
+            Rare::Claimed(Ok(_)) => {}
+            Rare::Claimed(Err(error)) => self.complain(scripts::REGISTER.name, error),
             Rare::Leases(Ok(leased)) => {
                 let incarnations = self.incarnations.refresh(self.node.incarnation(), leased);
                 self.send_audit(&incarnations);
+                self.tidy();
             }
             Rare::Audited(Ok(reply)) => match calls::audited(reply) {
                 Ok(audited) if audited.differences > 0 => {
@@ -157,8 +209,9 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
             Rare::Audited(Err(CallError::Refused(text))) if text.starts_with("RETRY") => self.audits.in_full = true,
             Rare::Reaped(dead, reply) => {
                 self.reaping = false;
-                match reply {
-                    Ok(reply) if calls::reaped(&reply) == Ok(true) => {
+                match reply.map(|reply| calls::reaped(&reply)) {
+                    Ok(Ok(done @ (Reaped::Done | Reaped::WithoutRow))) => {
+                        self.audits.in_full |= done == Reaped::WithoutRow;
                         self.metrics.reaped(&self.settings.pool);
                         let node = String::from_utf8_lossy(&dead).into_owned();
                         log::warn!(pool = self.settings.pool, node = node; "dead_node_reaped");
@@ -193,7 +246,7 @@ impl<T: AsRef<Ledger> + Send + Sync + 'static> Exchange<T> {
             }
             Ok(read) => {
                 let missing: Vec<_> = read.missing.iter().map(|&index| self.terms_of(index)).collect();
-                self.send_register(TableOp::Add, &missing);
+                self.send_register(TableOp::Add, &missing, Rare::Table);
             }
             Err(error) => {
                 log::error!(pool = self.settings.pool, error = error.to_string(); "table_unreadable");

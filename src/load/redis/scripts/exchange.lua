@@ -5,7 +5,8 @@
 --       2 tot      STRING i64 picks ever made by the fleet, then u32 in flight per slot (slots start at 2)
 --       3 servers  HASH   server -> 'slot weight cap' (weight 0: counted, never picked; -1: retired; cap 0: none), #gen, #weighted
 --       4 lease    ZSET   incarnation -> expiry, ms of the Redis clock
---       5 row:<me> STRING i64 number of the last call that ran, then u32 per slot: this node's share of tot
+--       5 row:<me> STRING i64 number of the last call that ran, then u32 per slot: this node's share of tot. It goes by itself half
+--                  a day after the last renewal: a dead node's row that nobody knows of any more must not stay for ever
 --       6 order    ZSET   server -> (n+1)/weight of those that may be picked; exists only where weights differ or caps are set
 -- ARGV  1 me  2 seq  3 ttl_ms (0: leave the lease alone)  4 flags: 1 RESET, 2 SNAPSHOT, 4 OWN ROW
 --       5 picks made locally since the last call  6 k  7 random seed  8 n, then n pairs server,change, then the excluded servers
@@ -211,7 +212,7 @@ local reply = {tonumber(gen), picks, off}
 if ttl > 0 or flags >= 2 then
   local time = call('TIME')
   local now = time[1] * 1000 + floor(time[2] / 1000)
-  if ttl > 0 then call('ZADD', lease, now + ttl, me) end
+  if ttl > 0 then call('ZADD', lease, now + ttl, me); call('EXPIRE', row, 43200) end
   if floor(flags / 2) % 2 == 1 then
     reply[4] = call('GET', tot) or ''
     reply[5] = call('ZCOUNT', lease, now, '+inf')

@@ -1,12 +1,18 @@
 -- The table of servers; rare. A change raises #gen (Redis time in us, so it never repeats, not even after FLUSHALL); rows and counts live on.
--- KEYS 1 load 2 tot 3 servers 4 order.  ARGV 1 op, then triples server,weight,cap
+-- KEYS 1 load 2 tot 3 servers 4 order
+--      5 claims ZSET server -> when a node last said that it has it, ms of the Redis clock
+-- ARGV 1 op, then triples server,weight,cap
 -- op add: put in what is missing or retired, leave the rest alone (nodes with different files must not fight)
 -- op set: put in or change.  op del: retire (counted until idle, not picked, then forgotten)
+-- add and set claim each server that has a weight over 0; nodes repeat that as long as they have it.
+-- op tidy, then ms: forget what is idle and has been claimed by nobody for so long
 -- No triples: only read (and forget what is retired and idle).  Reply {gen, the table as HGETALL}; gen 0: there is none, add yours.
 -- A slot belongs to its server until that is forgotten, and it is forgotten only at total 0: then every row holds 0 there, and
 -- the next owner of the slot inherits nothing.
-local load, tot, servers, order, op = KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1]
+local load, tot, servers, order, claims, op = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], ARGV[1]
 local call = redis.call
+local time = call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local entries, used, top, changed = {}, {}, 1, false
 local all = call('HGETALL', servers)
 for i = 1, #all, 2 do
@@ -19,7 +25,9 @@ end
 local totals = call('GET', tot) or ''
 local function count(slot) return #totals >= 4 * slot + 4 and struct.unpack('>I4', totals, 4 * slot + 1) or 0 end
 
-for i = 2, #ARGV, 3 do
+local claimed = {}
+local function claim(name) claimed[#claimed + 1] = now; claimed[#claimed + 1] = name end
+for i = 2, op == 'tidy' and 0 or #ARGV, 3 do
   local name, weight, cap = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local entry = entries[name]
   if op == 'del' then
@@ -32,6 +40,15 @@ for i = 2, #ARGV, 3 do
   elseif (op == 'set' or entry.weight == '-1') and (entry.weight ~= weight or entry.cap ~= cap) then
     entry.weight, entry.cap = weight, cap; changed = true
   end
+  if op ~= 'del' and tonumber(weight) > 0 then claim(name) end
+end
+if op == 'tidy' then
+  local last, all_claims = {}, call('ZRANGE', claims, 0, -1, 'WITHSCORES')
+  for i = 1, #all_claims, 2 do last[all_claims[i]] = tonumber(all_claims[i + 1]) end
+  for name, entry in pairs(entries) do
+    if not last[name] then claim(name) -- whoever has it has as long as any other to say so
+    elseif last[name] < now - tonumber(ARGV[2]) and count(entry.slot) == 0 then entry.weight = '-1' end
+  end
 end
 for name, entry in pairs(entries) do
   if entry.weight == '-1' and count(entry.slot) == 0 then
@@ -39,8 +56,13 @@ for name, entry in pairs(entries) do
   end
 end
 
+for from = 1, #claimed, 4000 do call('ZADD', claims, unpack(claimed, from, math.min(from + 3999, #claimed))) end
+
 if changed then
-  local time, first_weight, weighted = call('TIME'), nil, '0'
+  for _, name in ipairs(call('ZRANGE', claims, 0, -1)) do
+    if not entries[name] then call('ZREM', claims, name) end
+  end
+  local first_weight, weighted = nil, '0'
   local gen = math.max(time[1] * 1000000 + time[2], 1 + (call('HGET', servers, '#gen') or 0))
   for _, entry in pairs(entries) do
     first_weight = first_weight or entry.weight
