@@ -4,6 +4,7 @@
 # make test-differential   whether nginx, Node, gunicorn and uvicorn agree with the proxy where messages end
 # make bench    what a choice and a lease cost, then load through the proxy beside nginx and HAProxy; ARGS="--help" tells more
 # make bench-fleet   the tail latency of 16 nodes beside nginx and HAProxy, and without Redis; ARGS="--redis-fault stop" and so on
+# make bench-faults  what clients notice when servers go wrong, beside nginx and HAProxy; ARGS="--scenario all-hang" and so on
 # Each installs what it needs from Debian's packages when it may, and otherwise says what is missing.
 
 SHELL := /bin/bash
@@ -11,7 +12,7 @@ ARGS ?=
 LOCKED ?=
 step = @printf '\n==> %s\n' '$(1)'
 
-.PHONY: demo test test-differential check bench bench-fleet lint need-build need-test need-differential need-bench
+.PHONY: demo test test-differential check bench bench-fleet bench-faults lint need-build need-test need-differential need-bench
 
 demo: need-build
 	@exec cargo run $(LOCKED) --profile quick --bin fairlead -- demo $(ARGS)
@@ -34,6 +35,9 @@ bench: need-bench
 
 bench-fleet: need-bench
 	@exec cargo bench $(LOCKED) --profile quick --bench fleet -- $(ARGS)
+
+bench-faults: need-bench need-test
+	@exec cargo bench $(LOCKED) --profile quick --bench faults -- $(ARGS)
 
 # Clippy and rustdoc only need the dependencies' metadata and share it; the tests then build them once.
 lint: need-test

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::load::{Sample, Seen};
+use crate::common::load::{Sample, Seen};
+use crate::common::quantile;
 
 /// Completions are expected in each span of this length.
 pub const SPAN: Duration = Duration::from_millis(100);
@@ -88,12 +89,11 @@ impl Figures {
         let late = sorted(|sample| sample.sent.saturating_sub(sample.due));
         let mut done: Vec<Duration> = seen.samples.iter().map(|sample| sample.done).filter(|at| within(*at)).collect();
         done.sort();
-        let failures: Vec<String> = seen.failures.iter().map(|(why, count)| format!("{count} × {why}")).collect();
         let per_request = |time: Duration| time.as_secs_f64() * 1e6 / samples.len().max(1) as f64;
         Figures {
             n: samples.len(),
-            failed: seen.failures.values().sum(),
-            failures: failures.join(", "),
+            failed: seen.failures.len(),
+            failures: Seen::reasons(&seen.failures),
             p50: quantile(&latency, 0.5),
             p90: quantile(&latency, 0.9),
             p99: quantile(&latency, 0.99),
@@ -117,12 +117,6 @@ impl Figures {
         self.changes = changes(moments, fault);
         self
     }
-}
-
-/// The smallest of `sorted` that a share `q` of them does not exceed.
-fn quantile(sorted: &[f64], q: f64) -> f64 {
-    let rank = (q * sorted.len() as f64).ceil() as usize;
-    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
 fn longest_gap(done: &[Duration], (from, to): (Duration, Duration)) -> Duration {

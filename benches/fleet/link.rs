@@ -11,7 +11,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use crate::Outcome;
+use crate::common::Outcome;
 
 /// The most that is read at once.
 const CHUNK: usize = 16 * 1024;

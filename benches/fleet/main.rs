@@ -11,36 +11,32 @@
 //! | [`options`] | the command line |
 //! | [`trace`] | draws the requests |
 //! | [`origins`] | the servers |
-//! | [`http`], [`load`] | send the requests and time them |
-//! | [`process`], [`proxies`] | start, watch and end the proxies |
+//! | [`common`] | sends the requests and times them |
+//! | [`proxies`] | starts, watches and ends the proxies |
 //! | [`redis`], [`link`] | Redis and its faults |
 //! | [`run`] | one policy under one trace |
 //! | [`figures`], [`report`] | what came of it |
 
+#[path = "../common/mod.rs"]
+mod common;
+
 mod figures;
-mod http;
 mod link;
-mod load;
 mod options;
 mod origins;
-mod process;
 mod proxies;
 mod redis;
 mod report;
 mod run;
 mod trace;
 
-use std::error::Error;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
 
+use crate::common::{Outcome, interrupted};
 use crate::options::{Fault, Options, Policy};
 use crate::run::Bench;
-
-/// Any failure ends the program with its text.
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -65,16 +61,6 @@ fn main() -> ExitCode {
 fn failed(why: &str) -> ExitCode {
     eprintln!("benches/fleet: {why}");
     ExitCode::FAILURE
-}
-
-/// Returns when somebody wants us to end: then all that we started is dropped, and so ended.
-async fn interrupted() -> Outcome<bool> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        interrupt = tokio::signal::ctrl_c() => interrupt?,
-    }
-    Err("interrupted".into())
 }
 
 /// All policies, round by round; false: requests failed.

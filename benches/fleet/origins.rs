@@ -12,12 +12,11 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::Outcome;
-use crate::http::{END_OF_HEAD, find};
+use crate::common::Outcome;
+use crate::common::http::{END_OF_HEAD, find};
+use crate::common::load::SPENT;
 use crate::options::Server;
 
-/// What a server tells of the time it had a request, in microseconds.
-pub const SPENT: &str = "x-spent-us";
 /// A request's head is shorter.
 const LONGEST_HEAD: usize = 16 * 1024;
 

@@ -1,39 +1,17 @@
 //! A fleet of one kind of proxy.
 
-use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use tokio::net::TcpSocket;
 
-use crate::Outcome;
-use crate::http::Connection;
+use crate::common::http::Connection;
+use crate::common::port::Port;
+use crate::common::process::{Process, find};
+use crate::common::{Outcome, peers};
 use crate::options::{Options, Policy};
-use crate::process::{Process, find};
-
-/// How long a proxy may take until it serves.
-const READY_WITHIN: Duration = Duration::from_secs(15);
-
-/// A port of this machine that the system gives to nobody else while this lives.
-pub struct Port {
-    /// Where it is.
-    pub address: SocketAddr,
-    /// Bound, but not listening: a program that reuses addresses can listen there.
-    _holder: TcpSocket,
-}
-
-impl Port {
-    /// A free one on 127.0.0.1.
-    pub fn new() -> Outcome<Self> {
-        let holder = TcpSocket::new_v4()?;
-        holder.set_reuseaddr(true)?;
-        holder.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
-        Ok(Port { address: holder.local_addr()?, _holder: holder })
-    }
-}
 
 /// One node: its program and its addresses.
 struct Node {
@@ -110,9 +88,8 @@ impl Fleet {
             let process = Process::start(&program, &arguments, folder.join("log"))?;
             fleet.nodes.push(Node { process, listener, admin });
         }
-        let deadline = Instant::now() + READY_WITHIN;
         for node in &mut fleet.nodes {
-            node.ready(deadline).await?;
+            node.process.serves(node.listener.address).await?;
         }
         Ok(fleet)
     }
@@ -143,23 +120,6 @@ impl Drop for Fleet {
         // All at once, then each is waited for.
         for node in self.nodes.iter_mut().filter_map(|node| (!node.process.has_ended()).then_some(node)) {
             node.process.signal(Signal::SIGTERM);
-        }
-    }
-}
-
-impl Node {
-    async fn ready(&mut self, deadline: Instant) -> Outcome<()> {
-        loop {
-            if let Ok(mut connection) = Connection::open(self.listener.address).await
-                && let Ok(Ok(answer)) = tokio::time::timeout(Duration::from_secs(2), connection.get("/heartbeat")).await
-                && answer.status == 200
-            {
-                return Ok(());
-            }
-            if Instant::now() > deadline || self.process.has_ended() {
-                return Err(format!("a proxy does not serve:\n{}", self.process.log()).into());
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 }
@@ -209,36 +169,15 @@ fn fairlead(
 }
 
 fn haproxy(address: SocketAddr, servers: &[SocketAddr]) -> Result<String, std::fmt::Error> {
-    let mut text = format!(
-        "global\n  nbthread 1\n  maxconn 8192\n\
-         defaults\n  mode http\n  timeout connect 1s\n  timeout client 60s\n  timeout server 60s\n\
-         frontend public\n  bind {address} backlog 4096\n  option forwardfor\n  default_backend app\n\
-         backend app\n  balance leastconn\n  http-reuse always\n  option httpchk GET /heartbeat\n"
-    );
-    for (number, server) in servers.iter().enumerate() {
-        writeln!(text, "  server s{number} {server} check inter 5s")?;
-    }
-    Ok(text)
+    let more = peers::Haproxy {
+        timeouts: ["1s", "60s"],
+        frontend: &["option forwardfor"],
+        backend: &["option httpchk GET /heartbeat"],
+        server: "check inter 5s",
+    };
+    peers::haproxy(address, servers, &more)
 }
 
 fn nginx(address: SocketAddr, servers: &[SocketAddr], prefix: &str) -> Result<String, std::fmt::Error> {
-    let mut text = format!(
-        "daemon off; master_process off; worker_processes 1; pid {prefix}/pid; error_log stderr crit;\n\
-         events {{ worker_connections 8192; }}\nhttp {{\n access_log off; keepalive_requests 1000000000; keepalive_timeout 600s;\n"
-    );
-    // It makes these folders even if it never uses them.
-    for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
-        writeln!(text, " {kind}_temp_path {prefix}/{kind};")?;
-    }
-    text.push_str(" upstream app {\n  least_conn;\n");
-    for server in servers {
-        writeln!(text, "  server {server};")?;
-    }
-    write!(
-        text,
-        "  keepalive 512; keepalive_requests 1000000000;\n }}\n server {{\n  listen {address} backlog=4096;\n  location / {{\n   \
-         proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection \"\";\n   \
-         proxy_set_header X-Forwarded-For $remote_addr;\n  }}\n }}\n}}\n"
-    )?;
-    Ok(text)
+    peers::nginx(address, servers, prefix, "proxy_set_header X-Forwarded-For $remote_addr;")
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use crate::common::{load_average, machine};
 use crate::figures::Figures;
 use crate::options::{Fault, Options, Policy, Service};
 use crate::run::FAULT;
@@ -15,18 +16,15 @@ pub type Results = BTreeMap<(Policy, Fault), Vec<Figures>>;
 
 /// What is measured, and on what.
 pub fn heading(options: &Options, policies: usize) -> String {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("an unknown processor");
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let servers: Vec<String> =
         options.servers.iter().map(|s| format!("{}:{}", s.mean.as_secs_f64() * 1e3, s.workers)).collect();
     let service = if options.service == Service::Fixed { "fixed" } else { "exponential" };
     let rounds = if options.rounds == 1 { "one round".into() } else { format!("{} rounds", options.rounds) };
     format!(
-        "{}, {cores} cores for everything, load average {} before.\n\
+        "{}, load average {} before.\n\
          {} nodes before servers of {} (mean ms:workers, {service}); open loop, {:.0} requests/s ({:.2} of capacity); \
          {rounds} of {} s after {} s of warm-up, {policies} policies, seed {}.",
-        cpu.trim_start_matches([' ', '\t', ':']),
+        machine(),
         load_average(),
         options.nodes,
         servers.join(" "),
@@ -145,9 +143,4 @@ fn median(runs: &[Figures], value: fn(&Figures) -> f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
     (middle(values.len().saturating_sub(1) / 2) + middle(values.len() / 2)) / 2.0
-}
-
-fn load_average() -> String {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split_whitespace().next().unwrap_or("unknown").to_owned()
 }

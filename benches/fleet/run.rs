@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::time::sleep_until;
 
+use crate::common::{Outcome, load};
 use crate::figures::{Cost, Figures, Moment};
 use crate::options::{Fault, Options, Policy};
+use crate::origins;
 use crate::proxies::{Fleet, ask};
 use crate::redis::Redis;
 use crate::trace::{Job, draw};
-use crate::{Outcome, load, origins};
 
 /// How long a fault lasts.
 pub const FAULT: Duration = Duration::from_secs(5);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::common::load;
 use crate::options::{Options, Service};
 
 /// One request.
@@ -13,6 +14,20 @@ pub struct Job {
     pub node: usize,
     /// Its work, as a multiple of the server's mean time.
     pub work: f64,
+}
+
+impl load::Job for Job {
+    fn at(&self) -> Duration {
+        self.at
+    }
+
+    fn node(&self) -> usize {
+        self.node
+    }
+
+    fn path(&self) -> String {
+        format!("/{:.6}", self.work)
+    }
 }
 
 /// Poisson arrivals until the end of the measured time.

@@ -60,7 +60,7 @@ impl Client {
 
     /// Sends bytes as they are.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.wire.write(bytes).await.unwrap();
+        self.try_send(bytes).await.unwrap();
     }
 
     /// Sends bytes as they are, if it still can.

@@ -2,8 +2,10 @@
 
 mod client;
 mod fairlead;
+mod fault;
 mod fleet;
 mod load;
+mod lossy;
 mod origin;
 mod ports;
 mod redis;
@@ -12,8 +14,10 @@ mod wire;
 
 pub use client::{Client, get, request};
 pub use fairlead::{Fairlead, Finished, config, one_pool, run_to_end};
+pub use fault::Fault;
 pub use fleet::{Fleet, hold};
-pub use load::Load;
+pub use load::{Load, Tally};
+pub use lossy::{Lossy, Weather};
 pub use origin::{Heartbeat, Origin, pattern, servers};
 pub use ports::Reserved;
 pub use redis::{LongWay, Redis, Reply};

@@ -31,8 +31,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::fault::{Fate, Fault, pause};
 use super::ports::Reserved;
-use super::wire::{Framing, Head, Wire, chunk, ms};
+use super::wire::{Framing, Head, Wire, chunk};
 
 /// How an origin answers health checks.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +60,7 @@ struct State {
     connections: AtomicUsize,
     lost: AtomicUsize,
     hang_up_on_reuse: AtomicBool,
+    fault: Mutex<Fault>,
     fails: AtomicBool,
     /// Stands for the path of every request.
     instead: Mutex<Option<&'static str>>,
@@ -95,6 +97,7 @@ impl Origin {
             connections: AtomicUsize::new(0),
             lost: AtomicUsize::new(0),
             hang_up_on_reuse: AtomicBool::new(false),
+            fault: Mutex::new(Fault::None),
             fails: AtomicBool::new(false),
             instead: Mutex::default(),
         };
@@ -138,6 +141,11 @@ impl Origin {
         self.state.hang_up_on_reuse.store(true, SeqCst);
     }
 
+    /// What goes wrong from now on.
+    pub fn fault(&self, fault: Fault) {
+        *self.state.fault.lock().unwrap() = fault;
+    }
+
     /// Answers every request from now on as if it were for this path; None: for its own again.
     pub fn answer_as(&self, path: Option<&'static str>) {
         *self.state.instead.lock().unwrap() = path;
@@ -171,6 +179,11 @@ impl Origin {
     /// The most requests it had at once.
     pub fn most_in_flight(&self) -> usize {
         self.state.most_in_flight.load(SeqCst)
+    }
+
+    /// The most is counted anew.
+    pub fn forget_most(&self) {
+        self.state.most_in_flight.store(self.in_flight(), SeqCst);
     }
 
     /// Requests whose connection ended before their answer.
@@ -238,9 +251,15 @@ async fn requests(wire: &mut Wire, state: &State, busy: &mut bool) -> io::Result
             wire.body(head.framing(Framing::Length(0))).await?;
             return Ok(());
         }
-        let more = answer(wire, state, &head).await.inspect_err(|_| {
+        let cancelled = |_: &io::Error| {
             state.cancelled.fetch_add(1, SeqCst);
-        })?;
+        };
+        let fate = Fault::meet(&state.fault, wire, &head, &state.name).await.inspect_err(cancelled)?;
+        let more = match fate {
+            Fate::Answer => answer(wire, state, &head).await.inspect_err(cancelled)?,
+            Fate::Done => true,
+            Fate::End => false,
+        };
         if !more {
             return Ok(());
         }
@@ -390,14 +409,6 @@ async fn answer(wire: &mut Wire, state: &State, head: &Head) -> io::Result<bool>
         wire.reset();
     }
     Ok(more)
-}
-
-/// Waits, and fails when the other side leaves meanwhile.
-async fn pause(wire: &mut Wire, millis: u64) -> io::Result<()> {
-    tokio::select! {
-        _ = tokio::time::sleep(ms(millis)) => Ok(()),
-        _ = wire.closed() => Err(io::ErrorKind::BrokenPipe.into()),
-    }
 }
 
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n";

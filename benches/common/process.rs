@@ -1,6 +1,7 @@
 //! Programs that we start, and so end.
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,10 +9,13 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::Outcome;
+use super::Outcome;
+use super::http::Connection;
 
 /// How long a program may take to end when asked.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// How long a program may take until it serves.
+const READY_WITHIN: Duration = Duration::from_secs(15);
 /// Ticks per second in /proc, on every Linux there is.
 const TICKS: f64 = 100.0;
 
@@ -53,6 +57,23 @@ impl Process {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Waits until it answers `/heartbeat` with 200 at `address`.
+    pub async fn serves(&mut self, address: SocketAddr) -> Outcome<()> {
+        let deadline = Instant::now() + READY_WITHIN;
+        loop {
+            if let Ok(mut connection) = Connection::open(address).await
+                && let Ok(Ok(answer)) = tokio::time::timeout(Duration::from_secs(2), connection.get("/heartbeat")).await
+                && answer.status == 200
+            {
+                return Ok(());
+            }
+            if Instant::now() > deadline || self.has_ended() {
+                return Err(format!("a proxy does not serve:\n{}", self.log()).into());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         // Until it has been waited for, the id is its own.
@@ -63,6 +84,13 @@ impl Process {
     pub fn kill(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
+    }
+
+    /// Memory that it holds, in bytes.
+    pub fn memory(&self) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or_default() * 1024
     }
 
     /// Processor time that it has used, user and system.

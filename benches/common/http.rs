@@ -56,7 +56,12 @@ impl Connection {
 
     /// One request and its answer.
     pub async fn get(&mut self, path: &str) -> Result<Answer> {
-        self.0.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await?;
+        self.get_with(path, "").await
+    }
+
+    /// One request with these header lines, each with its line end, and its answer.
+    pub async fn get_with(&mut self, path: &str, headers: &str) -> Result<Answer> {
+        self.0.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n").as_bytes()).await?;
         let mut input = Vec::with_capacity(1024);
         let end = loop {
             match find(&input, END_OF_HEAD) {
