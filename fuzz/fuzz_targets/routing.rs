@@ -28,8 +28,8 @@ fuzz_target!(|input: &str| {
         }
     }
     let table = RouteTable::new(routes.iter().cloned().enumerate().map(|(place, conditions)| (conditions, place)));
-    let find = |path| table.find(&Request { listener, host, path, headers: &headers }).copied();
-    let expected = |path| {
+    let find = |path: &str| table.find(&Request { listener, host, path, headers: &headers }).copied();
+    let expected = |path: &str| {
         let request = Request { listener, host, path, headers: &headers };
         let ranked = routes.iter().enumerate().filter_map(|(place, route)| Some((rank(route, &request)?, place)));
         // Of equals the first.
