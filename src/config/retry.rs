@@ -45,7 +45,7 @@ pub struct RetryOn {
 pub struct RetryBudget {
     /// Percent of the route's requests.
     pub share: u32,
-    /// So many at a time are allowed even where `share` of the requests is less.
+    /// So many at a time are allowed where the share comes to less.
     pub min: u32,
 }
 
@@ -119,12 +119,7 @@ pub(super) fn retry(f: &mut Fields<'_>) -> Option<Retry> {
 
 fn budget(f: &mut Fields<'_>) -> Option<RetryBudget> {
     let share = f.default("share", "Of the route's requests.", percent(0), "20%");
-    let min = f.default(
-        "min",
-        "So many at a time are allowed even where there are too few requests for that.",
-        whole(0, 1_000_000),
-        3,
-    );
+    let min = f.default("min", "So many at a time are allowed where the share comes to less.", whole(0, 1_000_000), 3);
     Some(RetryBudget { share: share?, min: min? })
 }
 

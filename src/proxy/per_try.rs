@@ -3,11 +3,14 @@
 //!
 //! The last ("adaptive") ends only attempts at a server that hangs, never those that are slow:
 //!
-//! - more than three times as long has passed as 99 of 100 answers of the route take ([`Traffic::patience`]), counted from
+//! - more than three times as long has passed as 99 of 100 answers of the route take ([`crate::load::Traffic::patience`]), counted from
 //!   when the whole request was sent;
-//! - the server is silent ([`crate::upstream::rhythm`]);
-//! - the request may be sent again: its method and body allow it, it is not the last attempt, another server is left,
-//!   there is time, and the budget has room. The permit is taken here, so that no attempt ends without a next one.
+//! - the server is silent ([`crate::upstream::rhythm`]), at two looks in a row: where this process itself could not run for a
+//!   while, the answers are only waiting to be read;
+//! - another server that the request can go to has answered meanwhile, or has nothing to answer: where all are silent, it is
+//!   not this server's fault, and no other would do better;
+//! - the request may be sent again: its method and body allow it, it is not the last attempt, there is time, and the budget
+//!   has room. The permit is taken here, so that no attempt ends without a next one.
 //!
 //! Otherwise the attempt goes on and is looked at again.
 
@@ -25,6 +28,9 @@ use crate::upstream::pool::Tried;
 const EARLIEST: Duration = Duration::from_millis(50);
 /// While nobody knows how long answers take.
 const UNKNOWN: Duration = Duration::from_millis(500);
+
+/// A look that comes so long after the last one shows that this process could not run.
+const LATE: Duration = TICK.saturating_mul(4);
 
 /// What the wait of one attempt depends on.
 #[derive(Debug)]
@@ -48,6 +54,8 @@ pub struct Wait {
     /// The server was told of its silence.
     pub told: bool,
     look: Option<Instant>,
+    /// At which looks in a row its server was silent: the first and the last.
+    silent: Option<(Instant, Instant)>,
 }
 
 /// Why a wait is over.
@@ -73,6 +81,7 @@ impl Wait {
             tried: Tried::new(),
             told: false,
             look: None,
+            silent: None,
         }
     }
 
@@ -95,24 +104,41 @@ impl Wait {
             return None;
         };
         self.look = Some((sent + patience).max(now + TICK / 2));
-        if now < sent + patience || !self.server.rhythm.is_silent(sent, now) {
+        if now < sent + patience {
             return None;
         }
+        let since = self.silent_since(sent, now)?;
         if !self.told {
             self.told = true;
             self.server.observe_silence(sent);
         }
         let in_time = self.until.is_none_or(|until| now + patience < until);
-        if self.per_try != PerTry::Adaptive || !self.repeatable || !in_time || !self.is_another_left() {
+        if self.per_try != PerTry::Adaptive || !self.repeatable || !in_time || !self.another_works(since) {
             return None;
         }
         self.target.traffic.retry().map(|permit| Over::PerTry(Some(permit)))
     }
 
-    fn is_another_left(&self) -> bool {
-        let mut tried = self.tried.clone();
-        tried.extend(self.target.pool.index_of(&self.server));
-        self.target.pool.has_other(&tried)
+    /// Since when every look found the server silent; None: this is the first, or it is not silent.
+    fn silent_since(&mut self, sent: Instant, now: Instant) -> Option<Instant> {
+        let before = self.silent.take();
+        if !self.server.rhythm.is_silent(sent, now) {
+            return None;
+        }
+        let before = before.filter(|(_, last)| now.saturating_duration_since(*last) < LATE);
+        self.silent = Some((before.map_or(now, |(first, _)| first), now));
+        before.map(|(first, _)| first)
+    }
+
+    /// Whether a server that was not tried has answered since then, as far as it had to.
+    fn another_works(&self, since: Instant) -> bool {
+        let own = self.target.pool.index_of(&self.server);
+        self.target.pool.servers.iter().zip(0u32..).any(|(server, index)| {
+            server.is_eligible()
+                && Some(index) != own
+                && !self.tried.contains(&index)
+                && (server.in_flight() == 0 || server.rhythm.answered_since(since))
+        })
     }
 }
 
@@ -139,6 +165,7 @@ pub(super) mod testing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::Lease;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -154,15 +181,25 @@ mod tests {
         (wait, sent)
     }
 
-    fn ends_with_a_permit(wait: &mut Wait, now: Instant) -> bool {
-        matches!(wait.is_over(now), Some(Over::PerTry(Some(_))))
+    /// Looks at it at every tick between two moments. The other server has nothing to answer.
+    fn watch(wait: &mut Wait, from: Instant, to: Instant) -> Option<(Duration, Over)> {
+        let mut now = from;
+        while now <= to {
+            if let Some(over) = wait.is_over(now) {
+                return Some((now - from, over));
+            }
+            now += TICK;
+        }
+        None
     }
 
     #[test]
     fn a_silent_server_loses_the_request_once_it_is_late() {
         let (mut wait, sent) = wait(PerTry::Adaptive);
-        assert!(wait.is_over(sent + 51 * MS).is_none() && !wait.told);
-        assert!(ends_with_a_permit(&mut wait, sent + 80 * MS));
+        assert!(watch(&mut wait, sent, sent + 60 * MS).is_none() && !wait.told);
+        let (after, over) = watch(&mut wait, sent, sent + 1000 * MS).unwrap();
+        assert!(matches!(over, Over::PerTry(Some(_))), "{over:?}");
+        assert!(after >= 80 * MS && after <= 140 * MS, "{after:?}");
         assert!(wait.told);
     }
 
@@ -170,13 +207,38 @@ mod tests {
     fn a_server_that_answers_others_keeps_it() {
         let (mut wait, sent) = wait(PerTry::Adaptive);
         wait.server.answered(sent + 30 * MS);
-        assert!(wait.is_over(sent + 3000 * MS).is_none());
+        assert!(watch(&mut wait, sent, sent + 3000 * MS).is_none());
+        assert!(!wait.told);
+    }
+
+    #[test]
+    fn where_all_are_silent_nobody_loses_it_but_the_server_is_told() {
+        let (mut wait, sent) = wait(PerTry::Adaptive);
+        let asked = Lease::take(wait.target.pool.servers[1].clone());
+        for tick in 0..100 {
+            assert!(wait.is_over(sent + tick * TICK).is_none());
+        }
+        assert!(wait.told);
+        drop(asked);
+        let over = wait.is_over(sent + 2000 * MS);
+        assert!(matches!(over, Some(Over::PerTry(Some(_)))), "the other has nothing to answer: {over:?}");
+    }
+
+    #[test]
+    fn what_a_standstill_of_our_own_leaves_unread_is_no_silence() {
+        let (mut wait, sent) = wait(PerTry::Adaptive);
+        for gap in 1..20 {
+            let now = sent + gap * 300 * MS;
+            wait.target.pool.servers[1].answered(now);
+            assert!(wait.is_over(now).is_none());
+        }
         assert!(!wait.told);
     }
 
     #[test]
     fn what_may_not_be_sent_again_waits_but_the_server_is_told() {
-        let cases: [(&str, fn(&mut Wait)); 6] = [
+        type Change = fn(&mut Wait);
+        let cases: [(&str, Change); 6] = [
             ("method, body or last attempt", |wait| wait.repeatable = false),
             ("by configuration", |wait| wait.per_try = PerTry::None),
             ("a longer fixed limit", |wait| wait.per_try = PerTry::Limit(Duration::from_secs(2))),
@@ -184,12 +246,14 @@ mod tests {
             ("the other is down", |wait| {
                 wait.target.pool.servers[1].observe_check(None, Err("off".into()), 1, 1);
             }),
-            ("no time for another", |wait| wait.until = wait.sent.map(|sent| sent + 100 * MS)),
+            ("no time for another", |wait| wait.until = wait.sent.map(|sent| sent + 350 * MS)),
         ];
         for (what, change) in cases {
             let (mut wait, sent) = wait(PerTry::Adaptive);
             change(&mut wait);
-            assert!(wait.is_over(sent + 80 * MS).is_none(), "{what}");
+            let from = if wait.until.is_some() { sent + 300 * MS } else { sent };
+            assert!(watch(&mut wait, from, from + 40 * MS).is_none(), "{what}");
+            assert!(watch(&mut wait, from, sent + 340 * MS).is_none(), "{what}");
             assert!(wait.told, "{what}");
         }
     }
@@ -198,9 +262,9 @@ mod tests {
     fn without_budget_it_waits_for_room() {
         let (mut wait, sent) = wait(PerTry::Adaptive);
         let mut permits: Vec<_> = std::iter::from_fn(|| wait.target.traffic.retry()).collect();
-        assert!(wait.is_over(sent + 80 * MS).is_none());
+        assert!(watch(&mut wait, sent, sent + 1000 * MS).is_none());
         permits.clear();
-        assert!(ends_with_a_permit(&mut wait, sent + 100 * MS));
+        assert!(watch(&mut wait, sent + 1020 * MS, sent + 1040 * MS).is_some());
     }
 
     #[test]
@@ -214,7 +278,7 @@ mod tests {
     fn upgrades_and_streams_are_no_measure() {
         let (mut wait, sent) = wait(PerTry::Adaptive);
         wait.comparable = false;
-        assert!(wait.is_over(sent + 3000 * MS).is_none() && !wait.told);
+        assert!(watch(&mut wait, sent, sent + 3000 * MS).is_none() && !wait.told);
     }
 
     #[test]
@@ -231,6 +295,6 @@ mod tests {
         wait.server.rhythm.refresh(1000, true);
         let sent = Instant::now();
         (wait.sent, wait.repeatable, wait.comparable, wait.per_try) = (Some(sent), true, true, PerTry::Adaptive);
-        assert!(wait.is_over(sent + 3000 * MS).is_none());
+        assert!(watch(&mut wait, sent, sent + 3000 * MS).is_none());
     }
 }

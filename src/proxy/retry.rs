@@ -137,15 +137,16 @@ mod tests {
 
     #[test]
     fn who_gets_another_attempt() {
+        type Change = fn(&mut Facts<'static>);
         let rules = rules();
-        let again = |change: fn(&mut Facts<'static>), fault| {
+        let again = |change: Change, fault| {
             let mut facts = facts(fault);
             change(&mut facts);
             decide(&rules, &facts).is_some()
         };
         use Fault::{Connect, Reset, Status, Timeout};
         // The change, and whether each of connect, reset, timeout, 503 and 500 is tried again.
-        let table: [(&str, fn(&mut Facts<'static>), [bool; 5]); 11] = [
+        let table: [(&str, Change, [bool; 5]); 11] = [
             ("a GET", |_| (), [true, true, true, true, false]),
             ("a HEAD", |f| f.method = &Method::HEAD, [true, true, true, true, false]),
             ("a POST", |f| f.method = &Method::POST, [true, false, false, false, false]),

@@ -32,14 +32,10 @@ async fn a_good_file_passes() {
 
 #[tokio::test]
 async fn the_files_in_conf_pass() {
-    let check = async |file| run_to_end(env!("CARGO_MANIFEST_DIR").as_ref(), &["check", file]).await;
-    let finished = check("conf/fairlead.yaml").await;
-    assert_eq!(finished.code, Some(0), "{}{}", finished.out, finished.err);
-    // It names certificates, which nobody has.
-    let finished = check("conf/reference.yaml").await;
-    assert_eq!(finished.code, Some(1), "{}{}", finished.out, finished.err);
-    let missing = |line: &str| line.contains("tls.") && line.contains("cannot be read: there is no such file");
-    assert!(finished.err.lines().count() == 6 && finished.err.lines().all(missing), "{}", finished.err);
+    for file in ["conf/fairlead.yaml", "conf/reference.yaml"] {
+        let finished = run_to_end(env!("CARGO_MANIFEST_DIR").as_ref(), &["check", file]).await;
+        assert_eq!(finished.code, Some(0), "{file}: {}{}", finished.out, finished.err);
+    }
 }
 
 #[tokio::test]

@@ -159,9 +159,9 @@ async fn a_refused_connection_goes_to_another_server() {
         client.send(request("POST", "/echo", "", "a post, too")).await;
         assert_eq!(client.response().await.unwrap().text(), "a post, too");
     }
+    fairlead.idle().await;
     assert!(fairlead.metric("fairlead_retries_total", &[("pool", "app")]).await >= 5.0);
     assert_eq!(fairlead.metric("fairlead_requests_total", &[("pool", "app"), ("class", "2xx")]).await, 20.0);
-    fairlead.idle().await;
 }
 
 #[tokio::test]

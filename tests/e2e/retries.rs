@@ -1,18 +1,19 @@
 //! Requests that fail at one server are sent to another, as far as that is safe and the budget allows.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::support::{Fairlead, Load, Origin, config, ms, request, servers, until, within};
+use crate::support::{Fairlead, Load, Origin, config, ms, one_pool, request, servers, until};
 
 /// Up from the first check on, whatever happens later.
 const TRUSTED: &str = "health: { type: tcp, interval: 60s, timeout: 1s }, ejection: none";
 
-/// One route with these settings of `retry` and `timeouts`; `balance: round-robin`, so that every server has its turn.
+/// One route with these settings of `retry` and `timeouts`; `balance: round-robin`, so that every server has its turn, whatever
+/// it did before.
 async fn start(origins: &[&Origin], retry: &str, timeouts: &str) -> Fairlead {
     let route = format!("{{ name: all, pool: app, retry: {{ {retry} }}, timeouts: {{ {timeouts} }} }}");
-    let pool = format!("{{ servers: [{}], balance: round-robin, {TRUSTED} }}", servers(origins));
+    let pool = format!("{{ servers: [{}], balance: round-robin, ejection: none, {TRUSTED} }}", servers(origins));
     let log = "access_log: { format: json, path: \"{dir}/access.log\" }";
     Fairlead::start(&config(&format!("routes: [{route}]\npools: {{ app: {pool} }}\n{log}\n"))).await
 }
@@ -154,11 +155,22 @@ async fn when_all_fail_the_budget_bounds_the_attempts() {
     until("many have failed", async || load.tally().failed > 1500).await;
     let tally = load.stop().await;
     assert_eq!(tally.ok, 0);
-    let (attempts, most) = (requests(&all), tally.failed + tally.failed / 5 + 10);
+    let (attempts, most) = (requests(&all), tally.failed + tally.failed / 5 + 5);
     assert!(attempts <= most, "{attempts} attempts for {} requests", tally.failed);
     assert!(attempts > tally.failed + tally.failed / 50, "{attempts} attempts: no retries for {:?}", tally.failures);
     assert!(fairlead.metric("fairlead_retries_refused_total", &[("pool", "app")]).await > 100.0);
     fairlead.idle().await;
+}
+
+#[tokio::test]
+async fn the_budget_holds_however_fast_requests_fail() {
+    let origins = ["a", "b", "c"].map(Origin::start);
+    let all = origins.each_ref();
+    let fairlead = start(&all, "backoff: { base: 0s }", "").await;
+    let load = Load::start(fairlead.address(), 2, "/reset");
+    until("many have failed", async || load.tally().failed > 1000).await;
+    let failed = load.stop().await.failed;
+    assert!(requests(&all) <= failed + failed / 5 + 5, "{} attempts for {failed} requests", requests(&all));
 }
 
 #[tokio::test]
@@ -233,14 +245,15 @@ async fn a_server_that_resets_everything_costs_no_request() {
     for origin in &origins {
         origin.delay(10);
     }
-    let fairlead = start(&origins.each_ref(), "", "").await;
+    let fairlead = Fairlead::start(&one_pool(&servers(&origins.each_ref()), TRUSTED)).await;
     let load = Load::start(fairlead.address(), 16, "/");
     until("a steady load", async || load.tally().ok > 500).await;
     // Long enough for the requests of a second to have earned their share.
     tokio::time::sleep(ms(1100)).await;
     origins[0].delay(0);
     origins[0].answer_as(Some("/reset"));
-    within(Duration::from_secs(5), "it was asked a few times", async || retries(&fairlead, "reset").await >= 3.0).await;
+    until("it was asked a few times, and perhaps ejected", async || retries(&fairlead, "reset").await >= 3.0).await;
+    tokio::time::sleep(ms(500)).await;
     origins[0].answer_as(None);
     let tally = load.stop().await;
     assert_eq!(tally.failed, 0, "{:?}", tally.failures);
