@@ -1,6 +1,7 @@
 # make demo     four small servers, the proxy on :9090 and a live table; ARGS="--port 9191" and so on go to `fairlead demo`
-# make test     all that CI does: format, lints, docs, tests
+# make test     format, lints, docs, tests: all that CI does, but for the next but one
 # make check    the same without running tests
+# make test-differential   whether nginx, Node, gunicorn and uvicorn agree with the proxy where messages end
 # make bench    what a choice and a lease cost, then load through the proxy beside nginx and HAProxy; ARGS="--help" tells more
 # make bench-fleet   the tail latency of 16 nodes beside nginx and HAProxy, and without Redis; ARGS="--redis-fault stop" and so on
 # make bench-faults  what clients notice when servers go wrong, beside nginx and HAProxy; ARGS="--scenario all-hang" and so on
@@ -11,7 +12,7 @@ ARGS ?=
 LOCKED ?=
 step = @printf '\n==> %s\n' '$(1)'
 
-.PHONY: demo test check bench bench-fleet bench-faults lint need-build need-test need-bench
+.PHONY: demo test test-differential check bench bench-fleet bench-faults lint need-build need-test need-differential need-bench
 
 demo: need-build
 	@exec cargo run $(LOCKED) --profile quick --bin fairlead -- demo $(ARGS)
@@ -20,6 +21,12 @@ test: lint
 	$(call step,cargo test)
 	@cargo test $(LOCKED) --no-fail-fast -- --show-output
 	$(call step,All passed)
+
+test-differential: need-differential
+	$(call step,cargo clippy -D warnings)
+	@cargo clippy $(LOCKED) --test differential -- -D warnings
+	$(call step,cargo test --test differential)
+	@cargo test $(LOCKED) --test differential --no-fail-fast -- --show-output
 
 check: lint
 
@@ -41,5 +48,5 @@ lint: need-test
 	$(call step,cargo doc -D warnings)
 	@RUSTDOCFLAGS="-D warnings" cargo doc $(LOCKED) --no-deps
 
-need-build need-test need-bench: need-%:
+need-build need-test need-differential need-bench: need-%:
 	@.ci/need $*

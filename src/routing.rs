@@ -31,6 +31,7 @@ pub struct RouteTable<T> {
     /// Longest first.
     suffixes: Vec<(String, Vec<Entry<T>>)>,
     any: Vec<Entry<T>>,
+    reads_paths: bool,
 }
 
 #[derive(Debug)]
@@ -41,7 +42,7 @@ struct Entry<T> {
 
 impl<T> Default for RouteTable<T> {
     fn default() -> Self {
-        RouteTable { exact: HashMap::new(), suffixes: Vec::new(), any: Vec::new() }
+        RouteTable { exact: HashMap::new(), suffixes: Vec::new(), any: Vec::new(), reads_paths: false }
     }
 }
 
@@ -50,6 +51,7 @@ impl<T: Clone> RouteTable<T> {
     pub fn new(routes: impl IntoIterator<Item = (Match, T)>) -> Self {
         let mut table = RouteTable::default();
         for (conditions, target) in routes {
+            table.reads_paths |= conditions.path_prefix.len() > 1;
             if conditions.hosts.is_empty() {
                 table.any.push(Entry { conditions: conditions.clone(), target: target.clone() });
             }
@@ -74,6 +76,11 @@ impl<T: Clone> RouteTable<T> {
 }
 
 impl<T> RouteTable<T> {
+    /// Whether a path can make a difference.
+    pub fn reads_paths(&self) -> bool {
+        self.reads_paths
+    }
+
     /// All of them; one with several hosts comes several times.
     pub fn all(&self) -> impl Iterator<Item = &T> {
         let named = self.exact.values().chain(self.suffixes.iter().map(|(_, entries)| entries));

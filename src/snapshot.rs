@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use prometheus::{Histogram, IntCounter};
 
-use crate::config::{self, ClientLimits, ClientTimeouts, Config, Match, Retry, RouteTimeouts, Rules};
+use crate::config::{self, ClientLimits, ClientTimeouts, Config, Match, Retry, RouteTimeouts, Rules, ServerHeader};
 use crate::filters::rate_limit::Guard;
 use crate::load::Traffic;
 use crate::load::connections::Gate;
@@ -46,6 +46,8 @@ pub struct Listener {
     pub redirect_to_https: Option<u16>,
     /// None: without TLS.
     pub tls: Option<Arc<tls::Listener>>,
+    /// As configured.
+    pub server_header: ServerHeader,
     /// Counts its connections. Outlives the snapshot that made it.
     pub gate: Arc<Gate>,
 }
@@ -145,6 +147,7 @@ impl Snapshot {
                 timeouts: listener.timeouts,
                 redirect_to_https: listener.redirect_to_https,
                 tls: None,
+                server_header: listener.server_header.clone(),
                 gate: Arc::new(Gate::new(listener.limits.connections, listener.limits.per_client)),
             })
             .collect();

@@ -3,8 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use http::HeaderValue;
+
 use super::fields::Fields;
-use super::kind::{OrNone, Section, count};
+use super::kind::{OrNone, Parsed, Section, count};
+use super::sizes::bytes;
 use super::tls::{ListenerTls, listener_tls, redirect_to_https};
 use super::units::{byte_rate, name, socket, span};
 
@@ -23,6 +26,19 @@ pub struct Listener {
     pub limits: ClientLimits,
     /// How long a client may take.
     pub timeouts: ClientTimeouts,
+    /// The `Server` header of responses.
+    pub server_header: ServerHeader,
+}
+
+/// The `Server` header of responses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerHeader {
+    /// As the server sends it; none of ours.
+    Pass,
+    /// None at all.
+    Remove,
+    /// This one, on our own answers too.
+    Set(HeaderValue),
 }
 
 /// How much clients may take.
@@ -34,6 +50,14 @@ pub struct ClientLimits {
     pub per_client: Option<usize>,
     /// Bytes a second that a client must send of a body and take of a response. None: any.
     pub min_rate: Option<u64>,
+    /// Bytes of request line and headers, line ends included.
+    pub header_bytes: u64,
+    /// Headers, each line counted.
+    pub headers: usize,
+    /// Bytes of the target.
+    pub uri_bytes: u64,
+    /// Bytes of a body. None: any.
+    pub body: Option<u64>,
 }
 
 /// How long a client may take.
@@ -57,6 +81,8 @@ pub(super) fn listener(f: &mut Fields<'_>) -> Option<Listener> {
     let redirect = redirect_to_https(f);
     let limits = f.section("limits", "How much clients may take.", client_limits);
     let timeouts = f.section("timeouts", "How long a client may take.", client_timeouts);
+    let server_header =
+        f.default("server_header", "The `Server` header of responses: `pass`, `remove`, or a text.", server(), "pass");
     f.later(&["protocols", "proxy_protocol"]);
     if f.given("tls") && redirect.is_some_and(|redirect| redirect.is_some()) {
         f.problem(
@@ -66,7 +92,15 @@ pub(super) fn listener(f: &mut Fields<'_>) -> Option<Listener> {
     }
     let address = address?;
     let name = name.unwrap_or_else(|| address.to_string());
-    Some(Listener { name, address, tls, redirect_to_https: redirect?, limits: limits?, timeouts: timeouts? })
+    Some(Listener {
+        name,
+        address,
+        tls,
+        redirect_to_https: redirect?,
+        limits: limits?,
+        timeouts: timeouts?,
+        server_header: server_header?,
+    })
 }
 
 fn client_limits(f: &mut Fields<'_>) -> Option<ClientLimits> {
@@ -83,8 +117,20 @@ fn client_limits(f: &mut Fields<'_>) -> Option<ClientLimits> {
         OrNone(byte_rate()),
         "240B/s",
     );
-    f.later(&["header_bytes", "headers", "body"]);
-    Some(ClientLimits { connections: connections?, per_client: per_client?, min_rate: min_rate? })
+    // Pingora itself reads no more than 256 headers and 1 MiB.
+    let header_bytes = f.default("header_bytes", "Bytes of request line and headers.", bytes(64, 1_000_000), "64KiB");
+    let headers = f.default("headers", "Lines of headers.", count(1, 256), 128);
+    let uri_bytes = f.default("uri_bytes", "Bytes of the target, with its query.", bytes(1, 1_000_000), "16KiB");
+    let body = f.default("body", "Bytes of a body, in chunks too; `none`: any.", OrNone(bytes(0, u64::MAX)), "none");
+    Some(ClientLimits {
+        connections: connections?,
+        per_client: per_client?,
+        min_rate: min_rate?,
+        header_bytes: header_bytes?,
+        headers: headers?,
+        uri_bytes: uri_bytes?,
+        body: body?,
+    })
 }
 
 /// More connections than this is a mistake.
@@ -96,4 +142,19 @@ fn client_timeouts(f: &mut Fields<'_>) -> Option<ClientTimeouts> {
     let write = f.default("write", "Without taking anything of a response.", span(), "60s");
     let keepalive = f.default("keepalive", "An idle connection between two requests.", span(), "60s");
     Some(ClientTimeouts { header: header?, body: body?, write: write?, keepalive: keepalive? })
+}
+
+fn server() -> Parsed<ServerHeader> {
+    Parsed {
+        what: "`pass`, `remove`, or the value of the header",
+        pattern: "^[ -~]+$",
+        parse: |text| match text {
+            "pass" => Ok(ServerHeader::Pass),
+            "remove" => Ok(ServerHeader::Remove),
+            "" => Err("is empty: write `remove` for no header".to_owned()),
+            text => HeaderValue::from_str(text)
+                .map(ServerHeader::Set)
+                .map_err(|_| "has characters that no header can have: use printable ASCII".to_owned()),
+        },
+    }
 }

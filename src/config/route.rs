@@ -7,10 +7,11 @@ use http::{HeaderName, HeaderValue};
 
 use super::fields::Fields;
 use super::kind::{List, Named, OneOrMany, OrNone, Parsed, Section, whole};
+use super::prefix::path_prefix;
 use super::rate_limit::{RateLimit, RateLimitDraft, rate_limit};
 use super::retry::{PerTry, PerTryKind, Retry, retry};
 use super::rules::{Rules, rules};
-use super::units::{host_name, name, show, span, url_path};
+use super::units::{host_name, name, show, span};
 
 /// Which requests go where.
 #[derive(Clone, Debug)]
@@ -171,10 +172,10 @@ fn matches(f: &mut Fields<'_>) -> Option<Match> {
         "Hosts without port: exact, or `*.suffix`. Default: any.",
         OneOrMany(List { item: host_pattern(), of: "hosts", empty: false }),
     );
-    let path_prefix = f.default(
+    let prefix = f.default(
         "path_prefix",
         "How the path begins, in whole segments: `/v1` matches `/v1` and `/v1/x`, but not `/v10`.",
-        url_path(),
+        path_prefix(),
         "/",
     );
     let headers = f.default(
@@ -225,7 +226,7 @@ fn matches(f: &mut Fields<'_>) -> Option<Match> {
     Some(Match {
         listener,
         hosts: unique,
-        path_prefix: trim_prefix(path_prefix?),
+        path_prefix: trim_prefix(prefix?),
         headers: kept,
         cookies: cookies?.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
     })

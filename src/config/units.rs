@@ -186,7 +186,7 @@ pub(super) fn byte_rate() -> Parsed<u64> {
 }
 
 /// Bytes; the error may be followed by more.
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let shift = match unit {

@@ -2,9 +2,15 @@
 
 pub mod certificate;
 pub mod client;
+pub mod framing;
 pub mod hop_by_hop;
+pub mod hops;
+pub mod limits;
+pub mod path;
 pub mod rate_limit;
 pub mod request_id;
+pub mod response;
 pub mod rules;
+pub mod server_header;
 pub mod stream;
 pub mod target;

@@ -13,6 +13,7 @@ use crate::load::{Lease, Permit};
 use crate::node::Node;
 use crate::proxy::Patience;
 use crate::proxy::deadline::{Socket, Ticket};
+use crate::proxy::handshake::Handshake;
 use crate::proxy::per_try::{Over, Wait};
 use crate::proxy::refusal::Refusal;
 use crate::proxy::slow::Pace;
@@ -46,6 +47,10 @@ pub struct Context {
     pub comparable: bool,
     /// None: no limit.
     pub patience: Option<Patience>,
+    /// The connection of the attempt, where it asks to switch protocols.
+    pub handshake: Option<Handshake>,
+    /// The most bytes that its body may have; none: no limit.
+    pub body_limit: Option<u64>,
     /// The client is still sending its body.
     pub uploading: bool,
     /// Until when the response header must be there; none: no limit.
@@ -117,6 +122,8 @@ impl Context {
             upgrade: false,
             comparable: false,
             patience: None,
+            handshake: None,
+            body_limit: None,
             uploading: false,
             deadline: None,
             made: SmallVec::new(),

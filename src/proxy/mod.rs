@@ -16,8 +16,10 @@
 
 mod again;
 pub mod app;
+mod checks;
 mod context;
 pub mod deadline;
+pub mod handshake;
 pub mod per_try;
 mod record;
 mod redirect;
@@ -31,8 +33,8 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
-use http::{Method, StatusCode, Version};
+use http::header::{HOST, TRANSFER_ENCODING};
+use http::{StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
@@ -40,16 +42,19 @@ use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 
+use self::checks::{Verdict, asks_for_upgrade, host_of};
 pub use self::context::Context;
+use self::refusal::Letterhead;
 pub use self::refusal::Refusal;
 
 use crate::balance::{Policy, hash_key};
 use crate::config::HashKey;
 use crate::filters::stream::is_stream;
-use crate::filters::{certificate, client, hop_by_hop, request_id, rules, target};
+use crate::filters::{certificate, client, framing, hop_by_hop, request_id, response, rules, server_header};
 use crate::node::Node;
 use crate::proxy::again::{is_repeatable, prefer_untried};
 use crate::proxy::deadline::{Socket, TICK};
+use crate::proxy::handshake::Handshake;
 use crate::proxy::retry::Fault;
 use crate::routing;
 use crate::upstream::errno::out_of_descriptors;
@@ -75,7 +80,7 @@ impl Proxy {
     async fn answer(&self, session: &mut Session, ctx: &mut Context, refusal: Refusal) -> Result<()> {
         ctx.failure = Some(refusal);
         self.node.metrics.refused.with_label_values(&[refusal.name()]).inc();
-        refusal::write(session, refusal, ctx.request_id.as_ref(), &ctx.refusal_headers).await
+        refusal::write(session, refusal, Letterhead::of(session, ctx), &ctx.refusal_headers).await
     }
 }
 
@@ -107,6 +112,13 @@ impl ProxyHttp for Proxy {
             }
         }
         session.set_pipelining_enabled(true);
+        if framing::says_close(&session.req_header().headers) {
+            session.set_keepalive(None);
+        }
+        if session.req_header().version == Version::HTTP_10 {
+            // Such a client knows no interim responses.
+            session.set_ignore_info_resp(true);
+        }
 
         let request = session.req_header();
         let unknown = || std::net::SocketAddr::from(([0, 0, 0, 0], 0));
@@ -122,21 +134,23 @@ impl ProxyHttp for Proxy {
             return self.refuse(session, ctx, Refusal::Overloaded).await;
         }
 
-        let host = host_of(request);
-        if host.is_none() && request.version == Version::HTTP_11 {
-            return self.refuse(session, ctx, Refusal::BadRequest).await;
+        match checks::check(session, listener) {
+            Verdict::Fine => {}
+            Verdict::Options => {
+                refusal::options(session, Letterhead::of(session, ctx)).await?;
+                return Ok(true);
+            }
+            Verdict::Refused(refusal) => return self.refuse(session, ctx, refusal).await,
         }
         if let Some(port) = listener.and_then(|listener| listener.redirect_to_https) {
             return self.to_https(session, ctx, port).await;
         }
-        let route = snapshot.routes.find(&routing::Request {
-            listener: listener.map_or("", |listener| listener.name.as_str()),
-            host: host.unwrap_or_default(),
-            // `OPTIONS *` asks about the whole server.
-            path: if request.uri.path() == "*" { "/" } else { request.uri.path() },
-            headers: &request.headers,
-        });
-        let Some(route) = route else { return self.refuse(session, ctx, Refusal::NoRoute).await };
+        ctx.body_limit = listener.and_then(|listener| listener.limits.body);
+        let route = match checks::route(&snapshot, listener, session.req_header()) {
+            Ok(route) => route,
+            Err(refusal) => return self.refuse(session, ctx, refusal).await,
+        };
+        let request = session.req_header();
         ctx.route = Some(route.visit());
         if !rules::serves(&route.rules, client.address) {
             return self.refuse(session, ctx, Refusal::Denied).await;
@@ -197,6 +211,7 @@ impl ProxyHttp for Proxy {
                 *limit = limit.map(|limit| limit.min(left.max(TICK)));
             }
         }
+        ctx.handshake = ctx.upgrade.then(|| Handshake::prepare(&mut peer));
         ctx.failure = None;
         ctx.begin_attempt(seat);
         Ok(peer)
@@ -211,10 +226,16 @@ impl ProxyHttp for Proxy {
         digest: Option<&Digest>,
         ctx: &mut Context,
     ) -> Result<()> {
-        let local = digest.and_then(|d| d.socket_digest.as_ref()?.local_addr()?.as_inet().copied());
-        if let (Some(local), Some(peer)) = (local, peer._address.as_inet()) {
+        let socket = match &ctx.handshake {
+            Some(handshake) => handshake.connected(),
+            None => {
+                let local = digest.and_then(|d| d.socket_digest.as_ref()?.local_addr()?.as_inet().copied());
+                local.zip(peer._address.as_inet()).map(|(local, &peer)| Socket { fd, local, peer })
+            }
+        };
+        if let Some(socket) = socket {
             let repeatable = is_repeatable(session, ctx);
-            ctx.watch(Socket { fd, local, peer: *peer }, repeatable);
+            ctx.watch(socket, repeatable);
         }
         Ok(())
     }
@@ -233,7 +254,7 @@ impl ProxyHttp for Proxy {
         if let Some(id) = &ctx.request_id {
             request.insert_header(request_id::NAME, id.clone())?;
         }
-        target::to_origin_form(request);
+        checks::adapt(request, session.req_header(), ctx.upgrade)?;
         if let Some(route) = &ctx.route {
             rules::change_request(&route.rules.request, request)?;
             if let Some(to) = &route.rules.rewrite
@@ -266,6 +287,19 @@ impl ProxyHttp for Proxy {
         if slow::sends_too_slowly(&mut ctx.pace, session, body.as_ref(), end_of_stream) {
             return fail(ctx, Refusal::SlowBody);
         }
+        if let Some(limit) = ctx.body_limit
+            && session.body_bytes_read() as u64 > limit
+            && !session.was_upgraded()
+        {
+            return fail(ctx, Refusal::BodyTooLarge);
+        }
+        if end_of_stream && let Some(handshake) = &ctx.handshake {
+            handshake.body_ended();
+        }
+        if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) {
+            // From HTTP/2 Pingora would write it as a chunk of its own, which ends the body, and then end it once more.
+            *body = None;
+        }
         Ok(())
     }
 
@@ -284,7 +318,7 @@ impl ProxyHttp for Proxy {
         } {
             return fail(ctx, late);
         }
-        if status == StatusCode::SWITCHING_PROTOCOLS && !ctx.upgrade {
+        if status == StatusCode::SWITCHING_PROTOCOLS && !ctx.upgrade || !response::mend(response) {
             return fail(ctx, Refusal::UpstreamInvalid);
         }
         if status.as_u16() >= 400 && ctx.route.as_ref().is_some_and(|route| route.retry.on.status(status.as_u16())) {
@@ -309,6 +343,8 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
     ) -> Result<()> {
         hop_by_hop::strip(response);
+        // Pingora takes an interim response, too, for one that comes before its time, and closes.
+        session.set_close_on_response_before_downstream_finish(is_final(response.status));
         if response.version == Version::HTTP_10 {
             // The version is ours, not the server's (RFC 9110 §6.2).
             response.set_version(Version::HTTP_11);
@@ -321,10 +357,12 @@ impl ProxyHttp for Proxy {
         if self.node.lifecycle.is_closed() && response.status != StatusCode::SWITCHING_PROTOCOLS {
             session.set_keepalive(None);
         }
+        let letterhead = Letterhead::of(session, ctx);
+        server_header::apply(response, letterhead.server)?;
         if let Some(route) = &ctx.route {
             rules::change_response(&route.rules.response, response)?;
         }
-        if let Some(id) = &ctx.request_id {
+        if let Some(id) = letterhead.request_id {
             response.insert_header(request_id::NAME, id.clone())?;
         }
         Ok(())
@@ -441,17 +479,6 @@ fn final_response(session: &Session) -> Option<&ResponseHeader> {
     session.response_written().filter(|response| is_final(response.status))
 }
 
-/// Only then may a connection stay silent for long. Bodies and other methods are no part of a WebSocket handshake.
-fn asks_for_upgrade(request: &RequestHeader) -> bool {
-    let connection = request.headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    let mut words = connection.flat_map(|value| value.split(',')).map(str::trim);
-    request.method == Method::GET
-        && request.headers.contains_key(UPGRADE)
-        && !request.headers.contains_key(CONTENT_LENGTH)
-        && !request.headers.contains_key(TRANSFER_ENCODING)
-        && words.any(|word| word.eq_ignore_ascii_case("upgrade"))
-}
-
 /// Resolves when the client of a request that waits has left. While there is a body to be read it cannot be told.
 async fn client_left(session: &mut Session) {
     let session = session.as_mut();
@@ -466,12 +493,6 @@ async fn client_left(session: &mut Session) {
 fn fail<T>(ctx: &mut Context, refusal: Refusal) -> Result<T> {
     ctx.failure = Some(refusal);
     Error::e_explain(ErrorType::HTTPStatus(refusal.status().as_u16()), refusal.name())
-}
-
-/// The host a request is for: the authority of its target (HTTP/2, absolute form) or its Host header.
-fn host_of(request: &RequestHeader) -> Option<&str> {
-    let header = || request.headers.get(HOST).and_then(|host| host.to_str().ok());
-    request.uri.authority().map(|authority| authority.as_str()).or_else(header)
 }
 
 /// What `balance: hash` hashes; a request without the header or cookie counts by its client.

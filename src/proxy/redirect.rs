@@ -6,7 +6,8 @@ use pingora::proxy::Session;
 
 use crate::config::Redirect;
 use crate::filters::rules;
-use crate::proxy::{Context, Proxy, Refusal, host_of, refusal};
+use crate::proxy::refusal::{self, Letterhead};
+use crate::proxy::{Context, Proxy, Refusal, host_of};
 use crate::routing;
 
 impl Proxy {
@@ -22,7 +23,7 @@ impl Proxy {
         let request = session.req_header();
         let location = host_of(request).and_then(|host| rules::location(redirect, host, &request.uri, prefix, tls));
         let Some(location) = location else { return self.refuse(session, ctx, Refusal::BadRequest).await };
-        refusal::redirect(session, redirect.status, location, ctx.request_id.as_ref()).await?;
+        refusal::redirect(session, redirect.status, location, Letterhead::of(session, ctx)).await?;
         Ok(true)
     }
 

@@ -2,14 +2,17 @@
 //! access log and in the metric's label.
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use http::{Method, StatusCode};
 use nix::errno::Errno;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 
-use crate::filters::request_id;
+use crate::config::ServerHeader;
+use crate::filters::framing::Fault;
+use crate::filters::{request_id, server_header};
+use crate::proxy::Context;
 use crate::upstream::admission::Unavailable;
 use crate::upstream::errno::os_error;
 use crate::upstream::server::Outcome;
@@ -22,8 +25,20 @@ pub const HEADER: HeaderName = HeaderName::from_static("fairlead-error");
 pub enum Refusal {
     /// The request is not one that can be passed on.
     BadRequest,
+    /// Which route serves it depends on how its path is read.
+    AmbiguousPath,
     /// No route matches.
     NoRoute,
+    /// A method that the request may not have here.
+    MethodNotAllowed,
+    /// The target is longer than the listener's `uri_bytes`.
+    UriTooLong,
+    /// The header is larger than the listener's `header_bytes` or `headers`.
+    HeadersTooLarge,
+    /// The body is longer than the listener's `body`.
+    BodyTooLarge,
+    /// The request expects what nobody here can do.
+    ExpectationFailed,
     /// The route does not serve this client.
     Denied,
     /// The listener, or the client's address on it, has as many connections as it may have.
@@ -71,7 +86,13 @@ impl Refusal {
     pub fn name(self) -> &'static str {
         match self {
             Refusal::BadRequest => "bad-request",
+            Refusal::AmbiguousPath => "ambiguous-path",
             Refusal::NoRoute => "no-route",
+            Refusal::MethodNotAllowed => "method-not-allowed",
+            Refusal::UriTooLong => "uri-too-long",
+            Refusal::HeadersTooLarge => "headers-too-large",
+            Refusal::BodyTooLarge => "body-too-large",
+            Refusal::ExpectationFailed => "expectation-failed",
             Refusal::Denied => "denied",
             Refusal::TooManyConnections => "too-many-connections",
             Refusal::SlowHeader => "slow-header",
@@ -98,8 +119,13 @@ impl Refusal {
     /// The status that the client sees; 499, by convention, when it is gone.
     pub fn status(self) -> StatusCode {
         let code = match self {
-            Refusal::BadRequest => 400,
+            Refusal::BadRequest | Refusal::AmbiguousPath => 400,
             Refusal::NoRoute => 404,
+            Refusal::MethodNotAllowed => 405,
+            Refusal::BodyTooLarge => 413,
+            Refusal::UriTooLong => 414,
+            Refusal::ExpectationFailed => 417,
+            Refusal::HeadersTooLarge => 431,
             Refusal::Denied => 403,
             Refusal::SlowHeader | Refusal::SlowBody => 408,
             Refusal::RateLimited => 429,
@@ -135,6 +161,7 @@ impl Refusal {
                 ErrorType::InvalidHTTPHeader | ErrorType::H1Error | ErrorType::H2Error | ErrorType::InvalidH2 => {
                     Refusal::UpstreamInvalid
                 }
+                ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd") => Refusal::UpstreamInvalid,
                 _ => Refusal::UpstreamReset,
             },
             (ErrorSource::Internal | ErrorSource::Unset, _) => Refusal::Internal,
@@ -146,6 +173,11 @@ impl Refusal {
         matches!(self, Refusal::ClientGone | Refusal::SlowReader)
     }
 
+    /// Whether what follows on the connection may be no request at all.
+    fn leaves_doubt(self) -> bool {
+        matches!(self.status().as_u16(), 400 | 413 | 414 | 431)
+    }
+
     /// What it says about the server that was tried.
     pub fn outcome(self) -> Outcome {
         match self {
@@ -154,6 +186,18 @@ impl Refusal {
             Refusal::UpstreamInvalid => Outcome::Invalid,
             Refusal::ResponseTimeout | Refusal::PerTryTimeout | Refusal::IdleTimeout => Outcome::Timeout,
             _ => Outcome::Cancelled,
+        }
+    }
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Malformed => Refusal::BadRequest,
+            Fault::Expectation => Refusal::ExpectationFailed,
+            Fault::UriTooLong => Refusal::UriTooLong,
+            Fault::HeadersTooLarge => Refusal::HeadersTooLarge,
+            Fault::BodyTooLarge => Refusal::BodyTooLarge,
         }
     }
 }
@@ -170,6 +214,28 @@ impl From<Unavailable> for Refusal {
     }
 }
 
+/// What goes with every answer of ours.
+#[derive(Clone, Copy, Debug)]
+pub struct Letterhead<'a> {
+    /// None where a request was refused before it had one.
+    pub request_id: Option<&'a HeaderValue>,
+    /// As the listener has it.
+    pub server: &'a ServerHeader,
+}
+
+impl<'c> Letterhead<'c> {
+    /// Of an answer to this request.
+    pub fn of(session: &Session, ctx: &'c Context) -> Self {
+        let local = session.server_addr().and_then(|address| address.as_inet()).copied();
+        let listener = ctx.snapshot.listener(local);
+        let server = listener.map_or(&ServerHeader::Pass, |listener| &listener.server_header);
+        Letterhead { request_id: ctx.request_id.as_ref(), server }
+    }
+}
+
+/// Methods that pass through here. Any does, but a client that asks must be told some.
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE";
+
 /// Answers a request. A connection whose request body was not read to its end is closed afterwards: what follows on
 /// it is not a request. `more` headers are for this refusal alone.
 ///
@@ -178,7 +244,7 @@ impl From<Unavailable> for Refusal {
 pub async fn write(
     session: &mut Session,
     refusal: Refusal,
-    request_id: Option<&HeaderValue>,
+    letterhead: Letterhead<'_>,
     more: &[(HeaderName, HeaderValue)],
 ) -> Result<()> {
     let text = format!("{} {}\n", refusal.status().as_u16(), refusal.name());
@@ -187,7 +253,13 @@ pub async fn write(
     for (name, value) in more {
         response.insert_header(name.clone(), value.clone())?;
     }
-    finish(session, response, text, request_id).await
+    if refusal == Refusal::MethodNotAllowed {
+        response.insert_header(ALLOW, METHODS)?;
+    }
+    if refusal.leaves_doubt() {
+        session.set_keepalive(None);
+    }
+    finish(session, response, text, letterhead).await
 }
 
 /// Sends a client elsewhere.
@@ -198,28 +270,39 @@ pub async fn redirect(
     session: &mut Session,
     status: StatusCode,
     location: HeaderValue,
-    request_id: Option<&HeaderValue>,
+    letterhead: Letterhead<'_>,
 ) -> Result<()> {
     let mut response = ResponseHeader::build(status, Some(5))?;
     response.insert_header(LOCATION, location)?;
-    finish(session, response, format!("{}\n", status.as_u16()), request_id).await
+    finish(session, response, format!("{}\n", status.as_u16()), letterhead).await
+}
+
+/// Answers an `OPTIONS` that may go no further.
+///
+/// # Errors
+/// The client is gone.
+pub async fn options(session: &mut Session, letterhead: Letterhead<'_>) -> Result<()> {
+    let mut response = ResponseHeader::build(StatusCode::OK, Some(5))?;
+    response.insert_header(ALLOW, METHODS)?;
+    finish(session, response, String::new(), letterhead).await
 }
 
 async fn finish(
     session: &mut Session,
     mut response: ResponseHeader,
     text: String,
-    request_id: Option<&HeaderValue>,
+    letterhead: Letterhead<'_>,
 ) -> Result<()> {
     response.insert_header(CONTENT_TYPE, "text/plain")?;
     response.insert_header(CONTENT_LENGTH, text.len())?;
-    if let Some(id) = request_id {
+    server_header::apply(&mut response, letterhead.server)?;
+    if let Some(id) = letterhead.request_id {
         response.insert_header(request_id::NAME, id.clone())?;
     }
     if !session.as_mut().is_body_done() {
         session.set_keepalive(None);
     }
-    let has_body = session.req_header().method != Method::HEAD;
+    let has_body = session.req_header().method != Method::HEAD && !text.is_empty();
     session.write_response_header(Box::new(response), !has_body).await?;
     if has_body {
         session.write_response_body(Some(Bytes::from(text)), true).await?;

@@ -212,7 +212,8 @@ mod tests {
     fn pace(content_type: &str) -> Pace {
         let mut request = RequestHeader::build("POST", b"/", None).unwrap();
         request.insert_header(CONTENT_TYPE, content_type).unwrap();
-        let limits = ClientLimits { connections: 1, per_client: None, min_rate: Some(240) };
+        let config = crate::config::Config::quick(([127, 0, 0, 1], 0).into(), &[("127.0.0.1".into(), 9)], None, None);
+        let limits = ClientLimits { min_rate: Some(240), ..config.unwrap().listeners[0].limits };
         Pace::of(&limits, &timeouts(), &request, false)
     }
 

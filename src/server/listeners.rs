@@ -136,13 +136,11 @@ pub(crate) fn bind_socket(address: SocketAddr) -> std::io::Result<(Socket, Socke
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ClientLimits, ClientTimeouts};
+    use crate::config::Config;
 
     fn listener(address: SocketAddr) -> Listener {
-        let second = Duration::from_secs(1);
-        let timeouts = ClientTimeouts { header: second, body: second, write: second, keepalive: second };
-        let limits = ClientLimits { connections: 1, per_client: None, min_rate: None };
-        Listener { name: "public".into(), address, tls: None, redirect_to_https: None, limits, timeouts }
+        let config = Config::quick(address, &[("127.0.0.1".into(), 9)], None, None).unwrap();
+        Listener { name: "public".into(), ..config.listeners[0].clone() }
     }
 
     fn taken(message: &str) {

@@ -13,6 +13,7 @@ mod cli;
 mod demo_fleet;
 mod ejection;
 mod failover;
+mod fast_upgrade;
 mod faults;
 mod fleet_accounting;
 mod fleet_faults;
