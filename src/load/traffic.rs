@@ -218,7 +218,8 @@ mod tests {
                 traffic.end();
             }
             traffic.refresh();
-            assert!(retries <= 100 * (second + 1), "{retries} in {} s", second + 1);
+            // The first 15 are few.
+            assert!(retries <= 100 * (second + 1) + 15, "{retries} in {} s", second + 1);
         }
         assert!(retries > 1500, "{retries}");
     }
