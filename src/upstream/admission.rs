@@ -286,7 +286,8 @@ impl Pool {
 
     /// What the circuit does with requests. A full queue is an open circuit too, until it moves on.
     pub fn circuit_state(&self) -> State {
-        match self.queue.as_ref().is_some_and(|queue| queue.is_full()) {
+        // Nobody need have asked since the last server fell silent.
+        match self.queue.as_ref().is_some_and(|queue| queue.is_full()) || self.is_dark() {
             true => State::Open,
             false => self.circuit.state(),
         }
