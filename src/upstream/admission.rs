@@ -94,7 +94,10 @@ impl Pool {
         patience: Duration,
         left: impl Future<Output = ()>,
     ) -> Result<Seat, Unavailable> {
-        if let Some((index, probe)) = self.probe(tried, key)
+        // Where nobody answers, those of `in_the_dark` are enough.
+        if self.guard.probing() > 0
+            && !self.all_gone()
+            && let Some((index, probe)) = self.probe(tried, key)
             && let Some(lease) = self.lease_on(index, probe.server().clone()).await
         {
             return Ok(Seat { lease, trial: None, probe: Some(probe) });
