@@ -331,3 +331,19 @@ fn spares_are_not_probed_while_they_are_not_needed() {
     check(&pool, 0, false);
     assert!(pool.probe(&[], 0).is_some());
 }
+
+#[test]
+fn a_probe_that_lasts_has_passed_when_it_is_answered() {
+    let pool = pool(&[0, 0], |_| ());
+    fail(&pool, 0, Outcome::Reset, 5);
+    until_probing(&pool, 0);
+    let tunnels: Vec<_> = (0..3)
+        .map(|_| {
+            let (index, probe) = pool.probe(&[], 0).unwrap();
+            pool.servers[index as usize].probe_answered(&probe);
+        })
+        .collect();
+    assert_eq!(tunnels.len(), 3);
+    assert_eq!(standings(&pool), [Standing::Serving; 2]);
+    assert_eq!(pool.servers[0].totals(), (5, 5), "they are counted at their end");
+}
