@@ -327,7 +327,8 @@ impl Conduct {
     /// What choices read. Only while the machine is held, so that the last word is the right one.
     fn publish(&self, before: Standing, machine: &Machine) {
         let standing = machine.standing();
-        match (before == Standing::Probing, standing == Standing::Probing) {
+        let waits = |standing| matches!(standing, Standing::Probing | Standing::Silent);
+        match (waits(before), waits(standing)) {
             (false, true) => self.guard.add_probing(),
             (true, false) => self.guard.less_probing(),
             _ => {}
