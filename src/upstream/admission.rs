@@ -9,8 +9,8 @@
 //! | the same, Redis late or away | each node for itself, with its share: the limit ÷ the last known nodes, at least 1 |
 //! | `batched`, or another policy than `least-load` | each node by the last view of the fleet: picks by others since may exceed it |
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
@@ -33,6 +33,10 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Where all servers are full: how long a node that has its part of the room leaves what it has just given back to the
 /// others, who must see it first. Else whoever had the room would keep it.
 const YIELD: Duration = Duration::from_millis(4);
+
+/// How long a retry waits, first in line, for a server that it has not tried, while only those that it has tried have
+/// room: nobody else can use that meanwhile.
+const PICKY: Duration = Duration::from_millis(100);
 
 /// A server for one attempt.
 #[derive(Debug)]
@@ -94,7 +98,10 @@ impl Pool {
         patience: Duration,
         left: impl Future<Output = ()>,
     ) -> Result<Seat, Unavailable> {
-        if let Some((index, probe)) = self.probe(tried, key)
+        // Where nobody answers, those of `in_the_dark` are enough.
+        if self.guard.probing() > 0
+            && !self.all_gone()
+            && let Some((index, probe)) = self.probe(tried, key)
             && let Some(lease) = self.lease_on(index, probe.server().clone()).await
         {
             return Ok(Seat { lease, trial: None, probe: Some(probe) });
@@ -132,11 +139,17 @@ impl Pool {
     ) -> Result<Lease<Server>, Unavailable> {
         let Some(queue) = &self.queue else { return Err(Unavailable::QueueFull) };
         let limit = self.config.queue.timeout.min(patience);
+        let first_in_line = OnceLock::new();
         let turn = queue.wait(limit, || async {
             if self.has_its_part() {
                 tokio::time::sleep(YIELD).await;
             }
-            match self.try_lease(tried, key).await {
+            let since = *first_in_line.get_or_init(tokio::time::Instant::now);
+            let found = match self.try_lease(tried, key).await {
+                Try::Full if !tried.is_empty() && since.elapsed() >= PICKY => self.try_lease(&[], key).await,
+                found => found,
+            };
+            match found {
                 Try::Found(lease) => Some(Ok(lease)),
                 Try::Nobody => Some(Err(Unavailable::NoServer)),
                 Try::Full => None,
@@ -322,6 +335,29 @@ mod tests {
 
     async fn acquire(pool: &Pool) -> Result<Seat, Unavailable> {
         pool.acquire(&[], 0, Duration::MAX, std::future::pending()).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_retry_does_not_keep_a_server_idle_for_long() {
+        let pool = pool(&[(1, 0), (1, 0)], 5);
+        let mut seats = vec![acquire(&pool).await.unwrap(), acquire(&pool).await.unwrap()];
+        seats.retain(|seat| seat.lease.holder().name != pool.servers[0].name);
+        let began = tokio::time::Instant::now();
+        let again = pool.acquire(&[0], 0, Duration::MAX, std::future::pending()).await.unwrap();
+        assert_eq!(again.lease.holder().name, pool.servers[0].name);
+        assert!((PICKY..2 * PICKY).contains(&began.elapsed()), "{:?}", began.elapsed());
+        drop(again);
+        let another = tokio::spawn({
+            let pool = pool.clone();
+            async move { pool.acquire(&[0], 0, Duration::MAX, std::future::pending()).await.unwrap() }
+        });
+        tokio::time::sleep(SOON).await;
+        seats.clear();
+        assert_eq!(
+            another.await.unwrap().lease.holder().name,
+            pool.servers[1].name,
+            "one that it has not tried comes first"
+        );
     }
 
     #[tokio::test(start_paused = true)]
