@@ -21,6 +21,7 @@ mod context;
 pub mod deadline;
 pub mod handshake;
 pub mod per_try;
+mod proxied;
 mod record;
 mod redirect;
 mod refusal;

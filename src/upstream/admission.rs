@@ -98,7 +98,10 @@ impl Pool {
         patience: Duration,
         left: impl Future<Output = ()>,
     ) -> Result<Seat, Unavailable> {
-        if let Some((index, probe)) = self.probe(tried, key)
+        // Where nobody answers, those of `in_the_dark` are enough.
+        if self.guard.probing() > 0
+            && !self.all_gone()
+            && let Some((index, probe)) = self.probe(tried, key)
             && let Some(lease) = self.lease_on(index, probe.server().clone()).await
         {
             return Ok(Seat { lease, trial: None, probe: Some(probe) });
@@ -295,7 +298,8 @@ impl Pool {
 
     /// What the circuit does with requests. A full queue is an open circuit too, until it moves on.
     pub fn circuit_state(&self) -> State {
-        match self.queue.as_ref().is_some_and(|queue| queue.is_full()) {
+        // Nobody need have asked since the last server fell silent.
+        match self.queue.as_ref().is_some_and(|queue| queue.is_full()) || self.is_dark() {
             true => State::Open,
             false => self.circuit.state(),
         }
