@@ -109,6 +109,8 @@ impl Pool {
         let trial = match self.circuit.state() {
             State::Closed => None,
             _ if self.is_dark() => return self.in_the_dark(tried).await,
+            // All are used, whatever is known of them.
+            _ if self.is_in_panic() => None,
             _ => self.circuit.admit().map_err(|_| Unavailable::CircuitOpen)?,
         };
         // Nobody overtakes those who wait.
@@ -335,6 +337,16 @@ mod tests {
 
     async fn acquire(pool: &Pool) -> Result<Seat, Unavailable> {
         pool.acquire(&[], 0, Duration::MAX, std::future::pending()).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pool_in_panic_passes_all_whatever_its_circuit_was() {
+        let pool = pool(&[(0, 0), (0, 0)], 5);
+        pool.circuit.open();
+        let _trial = acquire(&pool).await.unwrap();
+        assert_eq!(acquire(&pool).await.unwrap_err(), Unavailable::CircuitOpen);
+        pool.panic.store(true, Ordering::Relaxed);
+        let _all = [acquire(&pool).await.unwrap(), acquire(&pool).await.unwrap()];
     }
 
     #[tokio::test(start_paused = true)]
