@@ -252,11 +252,13 @@ impl Pool {
     fn allowance(&self, index: u32) -> u32 {
         let index = index as usize;
         let Some(limit) = self.servers.get(index).and_then(|server| server.max_in_flight) else { return u32::MAX };
-        let share = || (limit / self.share.last_nodes()).max(1);
+        let share = (limit / self.share.last_nodes()).max(1);
+        // What the others hold, where that is known.
+        let room = self.share.age().map(|_| limit.saturating_sub(self.share.others(index)));
         match self.limits() {
             Limits::Own => limit,
-            Limits::Seen if self.share.age().is_some() => limit.saturating_sub(self.share.others(index)),
-            Limits::Asked | Limits::Seen => share(),
+            Limits::Seen => room.unwrap_or(share),
+            Limits::Asked => room.map_or(share, |room| room.min(share)),
         }
     }
 
@@ -274,7 +276,7 @@ impl Pool {
     }
 
     /// Whether nobody of the pool is known to answer, and none is asked all the same.
-    fn is_dark(&self) -> bool {
+    pub(super) fn is_dark(&self) -> bool {
         let gone = || self.servers.iter().all(|server| server.is_gone(DARK_AFTER));
         (gone() && !self.is_in_panic()) || self.eligible(&[]).is_empty()
     }
