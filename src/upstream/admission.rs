@@ -109,6 +109,8 @@ impl Pool {
         let trial = match self.circuit.state() {
             State::Closed => None,
             _ if self.is_dark() => return self.in_the_dark(tried).await,
+            // All are used, whatever is known of them.
+            _ if self.is_in_panic() => None,
             _ => self.circuit.admit().map_err(|_| Unavailable::CircuitOpen)?,
         };
         // Nobody overtakes those who wait.
@@ -250,11 +252,13 @@ impl Pool {
     fn allowance(&self, index: u32) -> u32 {
         let index = index as usize;
         let Some(limit) = self.servers.get(index).and_then(|server| server.max_in_flight) else { return u32::MAX };
-        let share = || (limit / self.share.last_nodes()).max(1);
+        let share = (limit / self.share.last_nodes()).max(1);
+        // What the others hold, where that is known.
+        let room = self.share.age().map(|_| limit.saturating_sub(self.share.others(index)));
         match self.limits() {
             Limits::Own => limit,
-            Limits::Seen if self.share.age().is_some() => limit.saturating_sub(self.share.others(index)),
-            Limits::Asked | Limits::Seen => share(),
+            Limits::Seen => room.unwrap_or(share),
+            Limits::Asked => room.map_or(share, |room| room.min(share)),
         }
     }
 
@@ -272,7 +276,7 @@ impl Pool {
     }
 
     /// Whether nobody of the pool is known to answer, and none is asked all the same.
-    fn is_dark(&self) -> bool {
+    pub(super) fn is_dark(&self) -> bool {
         let gone = || self.servers.iter().all(|server| server.is_gone(DARK_AFTER));
         (gone() && !self.is_in_panic()) || self.eligible(&[]).is_empty()
     }
@@ -335,6 +339,16 @@ mod tests {
 
     async fn acquire(pool: &Pool) -> Result<Seat, Unavailable> {
         pool.acquire(&[], 0, Duration::MAX, std::future::pending()).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pool_in_panic_passes_all_whatever_its_circuit_was() {
+        let pool = pool(&[(0, 0), (0, 0)], 5);
+        pool.circuit.open();
+        let _trial = acquire(&pool).await.unwrap();
+        assert_eq!(acquire(&pool).await.unwrap_err(), Unavailable::CircuitOpen);
+        pool.panic.store(true, Ordering::Relaxed);
+        let _all = [acquire(&pool).await.unwrap(), acquire(&pool).await.unwrap()];
     }
 
     #[tokio::test(start_paused = true)]
