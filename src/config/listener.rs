@@ -7,6 +7,7 @@ use http::HeaderValue;
 
 use super::fields::Fields;
 use super::kind::{OrNone, Parsed, Section, count};
+use super::protocols::{Protocols, protocols};
 use super::sizes::bytes;
 use super::tls::{ListenerTls, listener_tls, redirect_to_https};
 use super::units::{byte_rate, name, socket, span};
@@ -18,6 +19,8 @@ pub struct Listener {
     pub name: String,
     /// Port 0 lets the system choose (the log tells which).
     pub address: SocketAddr,
+    /// What clients may speak.
+    pub protocols: Protocols,
     /// None: without TLS.
     pub tls: Option<ListenerTls>,
     /// Every request is answered with a redirect to this port. None: requests are served.
@@ -78,12 +81,13 @@ pub(super) fn listener(f: &mut Fields<'_>) -> Option<Listener> {
     let address =
         f.required("address", "IP:PORT to listen on; `[::]` is IPv6 only; port 0 lets the system choose.", socket());
     let tls = f.optional("tls", "TLS. Left out: clients speak plain HTTP.", Section(listener_tls));
+    let protocols = protocols(f);
     let redirect = redirect_to_https(f);
     let limits = f.section("limits", "How much clients may take.", client_limits);
     let timeouts = f.section("timeouts", "How long a client may take.", client_timeouts);
     let server_header =
         f.default("server_header", "The `Server` header of responses: `pass`, `remove`, or a text.", server(), "pass");
-    f.later(&["protocols", "proxy_protocol"]);
+    f.later(&["proxy_protocol"]);
     if f.given("tls") && redirect.is_some_and(|redirect| redirect.is_some()) {
         f.problem(
             &["redirect_to_https".into()],
@@ -95,6 +99,7 @@ pub(super) fn listener(f: &mut Fields<'_>) -> Option<Listener> {
     Some(Listener {
         name,
         address,
+        protocols,
         tls,
         redirect_to_https: redirect?,
         limits: limits?,

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
-use pingora::protocols::{ALPN, Stream};
+use pingora::protocols::Stream;
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use prometheus::IntCounter;
 
-use crate::config::ClientTimeouts;
+use crate::config::{ClientTimeouts, Protocols};
 use crate::load::connections::{Full, Pass};
 use crate::node::{Connection, Node};
+use crate::proxy::http2::{self, End, Http2, Spoken};
 use crate::proxy::turn_away::TurnedAway;
 use crate::proxy::{Proxy, Refusal, slow};
 use crate::tls;
@@ -30,6 +31,8 @@ pub struct EdgeApp {
     turned_away: TurnedAway,
     too_many: IntCounter,
     slow_header: IntCounter,
+    too_many_resets: IntCounter,
+    slow_body: IntCounter,
 }
 
 impl EdgeApp {
@@ -37,8 +40,9 @@ impl EdgeApp {
     pub fn new(node: Arc<Node>, proxy: HttpProxy<Proxy>) -> Self {
         let refused = |refusal: Refusal| node.metrics.refused.with_label_values(&[refusal.name()]);
         let (too_many, slow_header) = (refused(Refusal::TooManyConnections), refused(Refusal::SlowHeader));
+        let (too_many_resets, slow_body) = (refused(Refusal::TooManyResets), refused(Refusal::SlowBody));
         let turned_away = TurnedAway::new(node.max_connections / 8);
-        EdgeApp { node, proxy: Arc::new(proxy), turned_away, too_many, slow_header }
+        EdgeApp { node, proxy: Arc::new(proxy), turned_away, too_many, slow_header, too_many_resets, slow_body }
     }
 
     /// Lets a connection in, with the timeouts of its listener, unless there are too many.
@@ -61,7 +65,12 @@ impl EdgeApp {
         };
         let client = if listener.gate.counts_clients() { client() } else { None };
         let pass = listener.gate.enter(client)?;
-        Ok(Entered { _counted: counted, by: Some((pass, listener.timeouts)) })
+        let terms = Terms {
+            timeouts: listener.timeouts,
+            protocols: listener.protocols,
+            header_bytes: listener.limits.header_bytes,
+        };
+        Ok(Entered { _counted: counted, by: Some((pass, terms)) })
     }
 
     /// On a listener with TLS: the connection after its handshake. None: there was none in time, and it is closed.
@@ -90,7 +99,14 @@ impl EdgeApp {
 struct Entered<'a> {
     _counted: Connection<'a>,
     /// None: by no listener that is known.
-    by: Option<(Pass, ClientTimeouts)>,
+    by: Option<(Pass, Terms)>,
+}
+
+/// What a connection may do.
+struct Terms {
+    timeouts: ClientTimeouts,
+    protocols: Protocols,
+    header_bytes: u64,
 }
 
 #[async_trait]
@@ -106,18 +122,31 @@ impl ServerApp for EdgeApp {
             return None;
         };
         let stream = self.secured(stream).await?;
-        // Requests of HTTP/2 run in tasks of their own, where nobody could tell that a header is there.
-        let watched = stream.selected_alpn_proto() != Some(ALPN::H2);
-        let connection = self.proxy.process_new(stream, shutdown);
-        match &entered.by {
-            Some((_pass, timeouts)) if watched => {
-                let ended = slow::header_deadline(timeouts, connection).await;
+        let Some((_pass, terms)) = &entered.by else { return self.proxy.process_new(stream, shutdown).await };
+        match http2::spoken(stream, terms.protocols, terms.timeouts.header).await {
+            Spoken::Http1(stream) => {
+                let connection = self.proxy.process_new(stream, shutdown);
+                let ended = slow::header_deadline(&terms.timeouts, connection).await;
                 if ended.is_none() {
                     self.slow_header.inc();
                 }
                 ended.flatten()
             }
-            _ => connection.await,
+            Spoken::Http2(stream) => {
+                let proxy = self.proxy.clone();
+                let http2 = Http2::new(proxy, &terms.timeouts, terms.header_bytes, self.slow_body.clone());
+                match http2.serve(stream, shutdown).await {
+                    End::Closed => {}
+                    End::Silent => self.slow_header.inc(),
+                    End::Resets => self.too_many_resets.inc(),
+                }
+                None
+            }
+            Spoken::TooSlow => {
+                self.slow_header.inc();
+                None
+            }
+            Spoken::Other => None,
         }
     }
 

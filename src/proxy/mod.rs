@@ -20,6 +20,7 @@ mod checks;
 mod context;
 pub mod deadline;
 pub mod handshake;
+pub mod http2;
 pub mod per_try;
 mod record;
 mod redirect;

@@ -47,6 +47,8 @@ pub enum Refusal {
     SlowHeader,
     /// The client asked too often.
     RateLimited,
+    /// The client cancelled most of its requests; the connection was closed.
+    TooManyResets,
     /// The client took too long to send its body.
     SlowBody,
     /// The client took too long to take the response; nobody sees this one but the logs.
@@ -97,6 +99,7 @@ impl Refusal {
             Refusal::TooManyConnections => "too-many-connections",
             Refusal::SlowHeader => "slow-header",
             Refusal::RateLimited => "rate-limited",
+            Refusal::TooManyResets => "too-many-resets",
             Refusal::SlowBody => "slow-body",
             Refusal::SlowReader => "slow-reader",
             Refusal::Overloaded => "overloaded",
@@ -129,7 +132,7 @@ impl Refusal {
             Refusal::Denied => 403,
             Refusal::SlowHeader | Refusal::SlowBody => 408,
             Refusal::RateLimited => 429,
-            Refusal::ClientGone | Refusal::SlowReader => 499,
+            Refusal::ClientGone | Refusal::SlowReader | Refusal::TooManyResets => 499,
             Refusal::Internal => 500,
             Refusal::ConnectFailed | Refusal::UpstreamReset | Refusal::UpstreamInvalid => 502,
             Refusal::TooManyConnections | Refusal::Overloaded | Refusal::OutOfDescriptors => 503,
