@@ -228,10 +228,10 @@ async fn within_time<F: Future>(request: F) -> Option<F::Output> {
     .await
 }
 
-/// The running request is dropped after this time, unless it is over or this is said again. Its client sees its stream
-/// reset. Does nothing for a request of HTTP/1.
-pub fn end_in(time: Duration) {
-    REQUEST.try_with(|request| request.until.set(Some(Instant::now() + time))).ok();
+/// The running request is dropped after this time, unless it is over or this is said again; none: it is not. Its client
+/// sees its stream reset. Does nothing for a request of HTTP/1.
+pub fn end_in(time: Option<Duration>) {
+    REQUEST.try_with(|request| request.until.set(time.map(|time| Instant::now() + time))).ok();
 }
 
 /// The running request was cancelled by its client. Does nothing for a request of HTTP/1.
@@ -247,16 +247,16 @@ mod tests {
     async fn a_request_ends_when_it_is_told_to() {
         let start = Instant::now();
         let request = within_time(async {
-            end_in(Duration::from_secs(5));
+            end_in(Some(Duration::from_secs(5)));
             sleep(Duration::from_secs(4)).await;
-            end_in(Duration::from_secs(5));
+            end_in(Some(Duration::from_secs(5)));
             pending::<()>().await;
         });
         assert_eq!(REQUEST.scope(Request::default(), request).await, None);
         assert_eq!(start.elapsed().as_secs(), 9);
         let request = within_time(sleep(Duration::from_secs(1000)));
         assert_eq!(REQUEST.scope(Request::default(), request).await, Some(()));
-        end_in(Duration::ZERO);
+        end_in(None);
         cancelled();
     }
 }
