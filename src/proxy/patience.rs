@@ -29,14 +29,12 @@ impl Patience {
     /// With the route's `response` and `idle`, on a listener with these timeouts.
     pub fn new(response: Option<Duration>, idle: Option<Duration>, client: Option<&ClientTimeouts>, kind: Kind) -> Self {
         let body = client.map(|timeouts| timeouts.body);
-        let pause = match kind {
-            Kind::Http1 => response.and(body.or(response)),
-            Kind::Http2 => body.or(response),
-            Kind::Call(_) => idle,
+        let (upload, call) = match kind {
+            // The client's own time limit for its body must be able to run out first.
+            Kind::Http1 => (response.map(|limit| limit.max(body.unwrap_or_default()) + 2 * TICK), None),
+            Kind::Http2 => (body.or(response), None),
+            Kind::Call(until) => (idle.map(|idle| idle.max(response.unwrap_or_default())), until),
         };
-        let call = if let Kind::Call(until) = kind { until } else { None };
-        // The client's own time limit for its body must be able to run out first.
-        let upload = pause.map(|pause| pause.max(response.unwrap_or_default()) + 2 * TICK);
         Patience { response, upload, call }
     }
 
