@@ -8,7 +8,9 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use prometheus::{Histogram, IntCounter};
 
-use crate::config::{self, ClientLimits, ClientTimeouts, Config, Match, Protocols, Retry, RouteTimeouts, Rules, ServerHeader};
+use crate::config::{
+    self, ClientLimits, ClientTimeouts, Config, Match, Protocols, Retry, RouteTimeouts, Rules, ServerHeader,
+};
 use crate::filters::rate_limit::Guard;
 use crate::load::Traffic;
 use crate::load::connections::Gate;

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderValue, MAX_FORWARDS, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderValue, MAX_FORWARDS, TRANSFER_ENCODING, UPGRADE,
+};
 use http::{Method, Version};
 use pingora::Result;
 use pingora::http::RequestHeader;
@@ -32,6 +34,13 @@ pub(super) fn check(session: &Session, listener: Option<&Listener>) -> Verdict {
         .map_or(Ok(()), |listener| limits::check(request, head.as_ref().map(|head| head.len()), &listener.limits));
     if let Err(fault) = size.and_then(|()| framing::check(request, head.as_deref())) {
         return Verdict::Refused(fault.into());
+    }
+    if let Some(session) = session.as_http2()
+        && session.is_body_empty()
+        && request.headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes().iter().any(|b| *b != b'0'))
+    {
+        // It has ended without the body that it announces, which nobody else looks at.
+        return Verdict::Refused(Refusal::BadRequest);
     }
     if request.version == Version::HTTP_2 && host_of(request).is_none_or(|host| !framing::is_host(host.as_bytes())) {
         return Verdict::Refused(Refusal::BadRequest);

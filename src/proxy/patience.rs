@@ -27,7 +27,12 @@ pub enum Kind {
 
 impl Patience {
     /// With the route's `response` and `idle`, on a listener with these timeouts.
-    pub fn new(response: Option<Duration>, idle: Option<Duration>, client: Option<&ClientTimeouts>, kind: Kind) -> Self {
+    pub fn new(
+        response: Option<Duration>,
+        idle: Option<Duration>,
+        client: Option<&ClientTimeouts>,
+        kind: Kind,
+    ) -> Self {
         let body = client.map(|timeouts| timeouts.body);
         let (upload, call) = match kind {
             // The client's own time limit for its body must be able to run out first.

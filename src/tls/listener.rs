@@ -55,7 +55,8 @@ impl Listener {
         metrics: &Metrics,
     ) -> Result<Self, Vec<(Vec<Step>, String)>> {
         let files = Files::read(tls)?;
-        let acceptor = files.acceptor(tls, listener.protocols).map_err(|error| vec![(vec!["certificates".into()], error)])?;
+        let acceptor =
+            files.acceptor(tls, listener.protocols).map_err(|error| vec![(vec!["certificates".into()], error)])?;
         let handshakes = |result: &str| metrics.tls_handshakes.with_label_values(&[listener.name.as_str(), result]);
         Ok(Listener {
             name: listener.name.clone(),

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::http2::start;
-use crate::support::frames::{END_HEADERS, Frame, Frames, GET, PREFACE, block, kind};
+use crate::support::frames::{Frame, Frames, GET, PREFACE, block, kind};
 use crate::support::{Answer, H2, Origin, h2_request, ms, soon, until};
 
 #[tokio::test]
@@ -90,7 +90,9 @@ async fn who_only_cancels_is_shown_out() {
     let closed = async {
         loop {
             let stream = asked * 2 + 1;
-            frames.request(stream, &[(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/hang")]).await;
+            frames
+                .request(stream, &[(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/hang")])
+                .await;
             tokio::time::sleep(ms(2)).await;
             if !frames.send(&Frame::new(kind::RST_STREAM, 0, stream, 8u32.to_be_bytes())).await {
                 return;
