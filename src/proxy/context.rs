@@ -11,6 +11,7 @@ use crate::filters::client::Client;
 use crate::load::connections::Pass;
 use crate::load::{Lease, Permit};
 use crate::node::Node;
+use crate::observe::metrics::Class;
 use crate::proxy::deadline::{Socket, Ticket};
 use crate::proxy::handshake::Handshake;
 use crate::proxy::http2;
@@ -78,6 +79,8 @@ pub struct Context {
     pub refusal_headers: Vec<(HeaderName, HeaderValue)>,
     /// Time to the response header of the last attempt.
     pub to_header: Option<Duration>,
+    /// It has been counted as a request that is over.
+    pub recorded: bool,
     /// How fast the client is.
     pub(super) pace: Pace,
     /// Its place among those that `max_in_flight` admits.
@@ -145,6 +148,7 @@ impl Context {
             failure: None,
             refusal_headers: Vec::new(),
             to_header: None,
+            recorded: false,
             pace: Pace::default(),
             place: None,
             node: node.clone(),
@@ -325,6 +329,9 @@ impl Context {
 /// The backstop: a panic in a hook or a task that is thrown away ends here, not in `logging`.
 impl Drop for Context {
     fn drop(&mut self) {
+        if let (false, Some(target)) = (self.recorded, &self.target) {
+            target.requests[Class::Aborted as usize].inc();
+        }
         if self.attempt.is_some() {
             self.end_attempt(Some(Refusal::ClientGone));
         }

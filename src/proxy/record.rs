@@ -16,6 +16,7 @@ impl Proxy {
     /// Records a request that is over. Called once for each, by `logging`.
     pub(super) fn record(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
         slow::request_over();
+        ctx.recorded = true;
         let failure = ctx.failure.or(error.map(Refusal::of));
         ctx.end_attempt(error.and(failure));
         if failure == Some(Refusal::ClientGone) {

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use nix::errno::Errno;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
@@ -337,6 +337,9 @@ async fn finish(
     session.write_response_header(Box::new(response), !has_body).await?;
     if has_body {
         session.write_response_body(Some(Bytes::from(text)), true).await?;
+    } else if session.req_header().version == Version::HTTP_2 {
+        // Pingora ends a stream with its header only for responses of servers.
+        session.as_mut().finish_body().await?;
     }
     Ok(())
 }

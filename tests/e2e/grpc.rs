@@ -20,7 +20,7 @@ use tonic::server::StreamingService;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::support::{Answer, Fairlead, H2, config, ms, soon, until};
+use crate::support::{Answer, Fairlead, H2, config, h2_request, ms, soon, until};
 
 /// Messages as they are.
 #[derive(Clone, Copy, Default)]
@@ -407,4 +407,21 @@ async fn a_server_may_be_curt() {
     assert_eq!((messages.concat(), end.is_ok()), (b"first".to_vec(), true));
     drop(send);
     fairlead.idle().await;
+}
+
+/// The same, and the client does not even notice.
+#[tokio::test]
+async fn a_call_that_is_over_is_not_held_by_its_client() {
+    let server = Server::start().await;
+    let (fairlead, _) = start(&server, "timeouts: { idle: 500ms }").await;
+    let mut client = H2::connect(fairlead.address()).await;
+    let headers = [("content-type", "application/grpc"), ("te", "trailers")];
+    let (response, mut body) = client.begin(h2_request("POST", "/test.Echo/Curt", &headers), false).await;
+    body.send_data(Bytes::from_static(b"\0\0\0\0\x01x"), false).unwrap();
+    let answer = soon("an answer", async { Answer::of(response.await?).await }).await.unwrap();
+    assert_eq!(answer.trailers.get("grpc-status").unwrap(), "0");
+    fairlead.idle().await;
+    let reason = soon("a reset", std::future::poll_fn(|cx| body.poll_reset(cx))).await.unwrap();
+    assert_eq!(reason, h2::Reason::NO_ERROR);
+    assert!(fairlead.metric("fairlead_requests_total", &[("pool", "app")]).await >= 1.0, "counted all the same");
 }

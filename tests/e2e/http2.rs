@@ -90,7 +90,9 @@ async fn an_empty_last_frame_leaves_the_servers_connection_sound() {
 async fn many_at_once_on_one_connection() {
     let origin = Origin::start("a");
     let fairlead = start(&origin, "").await;
-    let client = H2::connect(fairlead.address()).await;
+    let mut client = H2::connect(fairlead.address()).await;
+    // By now it knows how many it may have at once.
+    client.get("/").await;
     let mut all = tokio::task::JoinSet::new();
     for n in 0..300usize {
         let mut send = client.send.clone();
