@@ -141,6 +141,8 @@ async fn refusals_have_their_names() {
     assert_eq!(answer.refusal(), (414, "uri-too-long"));
     assert_eq!(answer.text(), "414 uri-too-long\n");
     assert!(!answer.header("x-request-id").is_empty());
+    let head = client.ask("HEAD", &format!("/{}", "x".repeat(1000)), &[]).await;
+    assert_eq!((head.refusal(), head.body.len()), ((414, "uri-too-long"), 0));
     let many: Vec<(String, String)> = (0..21).map(|n| (format!("x-{n}"), n.to_string())).collect();
     let many: Vec<_> = many.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     assert_eq!(client.ask("GET", "/", &many).await.refusal(), (431, "headers-too-large"));
@@ -280,7 +282,31 @@ async fn from_end_to_end() {
     assert_eq!(waits.head().await.word(1), "100");
     waits.send("ok").await;
     assert_eq!(waits.response().await.unwrap().text(), "ok");
-    // Deadlines hold, and end nothing else.
+    // HTTP/2 switches to nothing: the server sees a plain request.
+    let mut upgrade = outer.client().await;
+    upgrade.send_get("/headers", "Connection: Upgrade\r\nUpgrade: websocket\r\n").await;
+    let head = upgrade.response().await.unwrap().json();
+    assert!(seen(&head, "upgrade").is_empty() && seen(&head, "connection").is_empty());
     assert_eq!(client.get("/status/404").await.status, 404);
+    outer.idle().await;
+}
+
+#[tokio::test]
+async fn servers_agree_on_it_by_tls() {
+    let (_origin, inner, authority, files) = secured("protocols: [h2],").await;
+    std::fs::write(files.path().join("ca.pem"), authority.pem()).unwrap();
+    let yaml = config(&format!(
+        "pools: {{ app: {{ servers: [\"{}\"], health: {{ path: /heartbeat }}, \
+         upstream: {{ protocol: h2, tls: {{ sni: a.test, ca: \"{}/ca.pem\" }} }} }} }}\n",
+        inner.address(),
+        files.path().to_str().unwrap()
+    ));
+    let outer = Fairlead::start(&yaml).await;
+    for _ in 0..3 {
+        assert_eq!(outer.get("/").await.text(), "a");
+    }
+    let mut client = outer.client().await;
+    client.send(crate::support::request("POST", "/echo", "", "some")).await;
+    assert_eq!(client.response().await.unwrap().text(), "some");
     outer.idle().await;
 }
