@@ -5,14 +5,17 @@
 # make bench    what a choice and a lease cost, then load through the proxy beside nginx and HAProxy; ARGS="--help" tells more
 # make bench-fleet   the tail latency of 16 nodes beside nginx and HAProxy, and without Redis; ARGS="--redis-fault stop" and so on
 # make bench-faults  what clients notice when servers go wrong, beside nginx and HAProxy; ARGS="--scenario all-hang" and so on
+# make fuzz     a minute each for configurations, the PROXY protocol and routing; SECONDS_EACH=600 and TARGETS=config change that
 # Each installs what it needs from Debian's packages when it may, and otherwise says what is missing.
 
 SHELL := /bin/bash
 ARGS ?=
+SECONDS_EACH ?= 60
+TARGETS ?= config proxy_protocol routing
 LOCKED ?=
 step = @printf '\n==> %s\n' '$(1)'
 
-.PHONY: demo test test-differential check bench bench-fleet bench-faults lint need-build need-test need-differential need-bench
+.PHONY: demo test test-differential check bench bench-fleet bench-faults fuzz lint need-build need-test need-differential need-bench need-fuzz
 
 demo: need-build
 	@exec cargo run $(LOCKED) --profile quick --bin fairlead -- demo $(ARGS)
@@ -39,6 +42,17 @@ bench-fleet: need-bench
 bench-faults: need-bench need-test
 	@exec cargo bench $(LOCKED) --profile quick --bench faults -- $(ARGS)
 
+# On stable Rust there are no sanitizers; without unsafe code there is little for them to find. What is new goes to
+# fuzz/corpus, what fails to fuzz/artifacts.
+fuzz: need-fuzz
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
+	@for target in $(TARGETS); do \
+		printf '\n==> cargo fuzz run %s\n' $$target; \
+		mkdir -p fuzz/corpus/$$target; \
+		cargo fuzz run --sanitizer none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+			-max_total_time=$(SECONDS_EACH) -timeout=10 -max_len=8192 -print_final_stats=1 || exit 1; \
+	done
+
 # Clippy and rustdoc only need the dependencies' metadata and share it; the tests then build them once.
 lint: need-test
 	$(call step,cargo fmt --check)
@@ -48,5 +62,5 @@ lint: need-test
 	$(call step,cargo doc -D warnings)
 	@RUSTDOCFLAGS="-D warnings" cargo doc $(LOCKED) --no-deps
 
-need-build need-test need-differential need-bench: need-%:
+need-build need-test need-differential need-bench need-fuzz: need-%:
 	@.ci/need $*

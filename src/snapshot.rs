@@ -47,6 +47,8 @@ pub struct Listener {
     /// As configured.
     pub protocols: Protocols,
     /// As configured.
+    pub proxy_protocol: Vec<IpNet>,
+    /// As configured.
     pub redirect_to_https: Option<u16>,
     /// None: without TLS.
     pub tls: Option<Arc<tls::Listener>>,
@@ -54,6 +56,15 @@ pub struct Listener {
     pub server_header: ServerHeader,
     /// Counts its connections. Outlives the snapshot that made it.
     pub gate: Arc<Gate>,
+}
+
+impl Listener {
+    /// Whether a peer's connections begin with a header of the PROXY protocol.
+    pub fn expects_header(&self, peer: impl FnOnce() -> Option<IpAddr>) -> bool {
+        // Most listeners need not ask who it is.
+        !self.proxy_protocol.is_empty()
+            && peer().map(|peer| peer.to_canonical()).is_some_and(|peer| contains(&self.proxy_protocol, peer))
+    }
 }
 
 /// A route with its pools.
@@ -150,6 +161,7 @@ impl Snapshot {
                 limits: listener.limits,
                 timeouts: listener.timeouts,
                 protocols: listener.protocols,
+                proxy_protocol: listener.proxy_protocol.clone(),
                 redirect_to_https: listener.redirect_to_https,
                 tls: None,
                 server_header: listener.server_header.clone(),
@@ -201,7 +213,7 @@ impl Snapshot {
     /// Whether a peer's `X-Forwarded-*` headers are believed.
     pub fn trusts(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
-        self.trusted.iter().any(|net| net.contains(&peer))
+        contains(&self.trusted, peer)
     }
 
     /// Whether anybody is trusted at all.
@@ -213,6 +225,10 @@ impl Snapshot {
     pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
         self.pools.iter().find(|pool| pool.config.name == name)
     }
+}
+
+fn contains(networks: &[IpNet], address: IpAddr) -> bool {
+    networks.iter().any(|network| network.contains(&address))
 }
 
 /// The route of a file that has none: everything goes to the only pool.

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::HeaderValue;
+use ipnet::IpNet;
 
 use super::fields::Fields;
-use super::kind::{OrNone, Parsed, Section, count};
+use super::kind::{List, OrNone, Parsed, Section, count};
 use super::protocols::{Protocols, protocols};
 use super::sizes::bytes;
 use super::tls::{ListenerTls, listener_tls, redirect_to_https};
-use super::units::{byte_rate, name, socket, span};
+use super::units::{byte_rate, name, network, socket, span};
 
 /// One address that clients connect to.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct Listener {
     pub protocols: Protocols,
     /// None: without TLS.
     pub tls: Option<ListenerTls>,
+    /// Peers whose connections begin with a header of the PROXY protocol, and only theirs. Empty: nobody's.
+    pub proxy_protocol: Vec<IpNet>,
     /// Every request is answered with a redirect to this port. None: requests are served.
     pub redirect_to_https: Option<u16>,
     /// How much clients may take.
@@ -82,12 +85,16 @@ pub(super) fn listener(f: &mut Fields<'_>) -> Option<Listener> {
         f.required("address", "IP:PORT to listen on; `[::]` is IPv6 only; port 0 lets the system choose.", socket());
     let tls = f.optional("tls", "TLS. Left out: clients speak plain HTTP.", Section(listener_tls));
     let protocols = protocols(f);
+    let proxy_protocol = f.optional(
+        "proxy_protocol",
+        "Balancers in front that say by the PROXY protocol (version 1 or 2) who the client is. Left out: none do.",
+        Section(proxy_protocol),
+    );
     let redirect = redirect_to_https(f);
     let limits = f.section("limits", "How much clients may take.", client_limits);
     let timeouts = f.section("timeouts", "How long a client may take.", client_timeouts);
     let server_header =
         f.default("server_header", "The `Server` header of responses: `pass`, `remove`, or a text.", server(), "pass");
-    f.later(&["proxy_protocol"]);
     if f.given("tls") && redirect.is_some_and(|redirect| redirect.is_some()) {
         f.problem(
             &["redirect_to_https".into()],
@@ -101,11 +108,21 @@ pub(super) fn listener(f: &mut Fields<'_>) -> Option<Listener> {
         address,
         protocols,
         tls,
+        proxy_protocol: proxy_protocol.unwrap_or_default(),
         redirect_to_https: redirect?,
         limits: limits?,
         timeouts: timeouts?,
         server_header: server_header?,
     })
+}
+
+fn proxy_protocol(f: &mut Fields<'_>) -> Option<Vec<IpNet>> {
+    let from = f.required(
+        "from",
+        "Networks of peers that must send a header; all others are clients themselves.",
+        List { item: network(), of: "networks", empty: false },
+    );
+    Some(from?.into_iter().flatten().collect())
 }
 
 fn client_limits(f: &mut Fields<'_>) -> Option<ClientLimits> {

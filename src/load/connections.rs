@@ -72,15 +72,8 @@ impl Gate {
         if self.open.fetch_add(1, Ordering::AcqRel) >= self.limit {
             return Err(Full);
         }
-        if let (Some(most), Some(ip)) = (self.per_client, client) {
-            let address = Address::of(ip);
-            let mut clients = self.clients(address);
-            let count = clients.entry(address).or_default();
-            if *count >= most {
-                return Err(Full);
-            }
-            *count += 1;
-            pass.client = Some(address);
+        if let Some(ip) = client {
+            pass.name(ip)?;
         }
         Ok(pass)
     }
@@ -93,6 +86,25 @@ impl Gate {
     fn clients(&self, address: Address) -> MutexGuard<'_, HashMap<Address, usize>> {
         let shard = self.hasher.hash_one(address) as usize % SHARDS;
         self.clients[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pass {
+    /// Now it is known whose connection it is, if it was not.
+    ///
+    /// # Errors
+    /// This client has as many as it may have.
+    pub fn name(&mut self, client: IpAddr) -> Result<(), Full> {
+        let (Some(most), None) = (self.gate.per_client, self.client) else { return Ok(()) };
+        let address = Address::of(client);
+        let mut clients = self.gate.clients(address);
+        let count = clients.entry(address).or_default();
+        if *count >= most {
+            return Err(Full);
+        }
+        *count += 1;
+        self.client = Some(address);
+        Ok(())
     }
 }
 
@@ -146,6 +158,18 @@ mod tests {
         assert_eq!(unknown.len(), 3, "who counts for nobody has no limit but the listener's");
         drop(first);
         assert!(gate.enter(ip("10.0.0.1")).is_ok());
+    }
+
+    #[test]
+    fn a_client_that_is_known_later_counts_from_then_on() {
+        let gate = Arc::new(Gate::new(10, Some(1)));
+        let (mut first, mut second) = (gate.enter(None).unwrap(), gate.enter(None).unwrap());
+        assert_eq!(first.name(ip("10.0.0.1").unwrap()), Ok(()));
+        assert_eq!(first.name(ip("10.0.0.2").unwrap()), Ok(()), "it stays whose it is");
+        assert_eq!(second.name(ip("10.0.0.1").unwrap()), Err(Full));
+        assert!(gate.enter(ip("10.0.0.2")).is_ok() && gate.enter(ip("10.0.0.1")).is_err());
+        drop((first, second));
+        assert_eq!((gate.open(), known(&gate)), (0, 0));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Connections of clients, around Pingora's proxy: let in and counted, ended when a header takes too long, and not cut
-//! off at the end of the node while a client may be about to use one.
+//! Connections of clients, around Pingora's proxy: let in and counted, named by a balancer in front, ended when a header
+//! takes too long, and not cut off at the end of the node while a client may be about to use one.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use crate::config::{ClientTimeouts, Protocols};
 use crate::load::connections::{Full, Pass};
 use crate::node::{Connection, Node};
 use crate::proxy::http2::{self, End, Http2, Spoken};
+use crate::proxy::proxied::{self, Failure};
 use crate::proxy::turn_away::TurnedAway;
 use crate::proxy::{Proxy, Refusal, slow};
 use crate::tls;
@@ -33,6 +34,7 @@ pub struct EdgeApp {
     slow_header: IntCounter,
     too_many_resets: IntCounter,
     slow_body: IntCounter,
+    bad_proxy_header: IntCounter,
 }
 
 impl EdgeApp {
@@ -40,9 +42,11 @@ impl EdgeApp {
     pub fn new(node: Arc<Node>, proxy: HttpProxy<Proxy>) -> Self {
         let refused = |refusal: Refusal| node.metrics.refused.with_label_values(&[refusal.name()]);
         let (too_many, slow_header) = (refused(Refusal::TooManyConnections), refused(Refusal::SlowHeader));
+        let bad_proxy_header = refused(Refusal::BadProxyHeader);
         let (too_many_resets, slow_body) = (refused(Refusal::TooManyResets), refused(Refusal::SlowBody));
         let turned_away = TurnedAway::new(node.max_connections / 8);
-        EdgeApp { node, proxy: Arc::new(proxy), turned_away, too_many, slow_header, too_many_resets, slow_body }
+        let proxy = Arc::new(proxy);
+        EdgeApp { node, proxy, turned_away, too_many, slow_header, too_many_resets, slow_body, bad_proxy_header }
     }
 
     /// Lets a connection in, with the timeouts of its listener, unless there are too many.
@@ -56,21 +60,56 @@ impl EdgeApp {
         let inet = |address: &pingora::protocols::l4::socket::SocketAddr| address.as_inet().copied();
         let local = digest.as_ref().and_then(|digest| digest.local_addr()).and_then(inet);
         let Some(listener) = snapshot.listener(local) else {
-            return Ok(Entered { _counted: counted, by: None });
+            return Ok(Entered { _counted: counted, by: None, expects_header: false });
         };
-        let client = || {
-            let peer = digest.as_ref()?.peer_addr().and_then(inet).as_ref().map(SocketAddr::ip);
-            // Behind a trusted proxy are many clients.
-            peer.filter(|peer| !snapshot.trusts(*peer))
-        };
-        let client = if listener.gate.counts_clients() { client() } else { None };
+        let peer = || digest.as_ref()?.peer_addr().and_then(inet).as_ref().map(SocketAddr::ip);
+        let expects_header = listener.expects_header(peer);
+        // Behind a trusted proxy are many clients.
+        let client = || peer().filter(|peer| !snapshot.trusts(*peer));
+        let client = if listener.gate.counts_clients() && !expects_header { client() } else { None };
         let pass = listener.gate.enter(client)?;
         let terms = Terms {
             timeouts: listener.timeouts,
             protocols: listener.protocols,
             header_bytes: listener.limits.header_bytes,
         };
-        Ok(Entered { _counted: counted, by: Some((pass, terms)) })
+        Ok(Entered { _counted: counted, by: Some((pass, terms)), expects_header })
+    }
+
+    /// From a peer that must say whose connection it is: the connection once it has, as that client's. None: it did
+    /// not, or the client has too many, and it is closed.
+    async fn named(&self, stream: Stream, entered: &mut Entered<'_>) -> Option<Stream> {
+        let (true, Some((pass, terms))) = (entered.expects_header, &mut entered.by) else {
+            return Some(stream);
+        };
+        let (stream, client) = match proxied::receive(stream, terms.timeouts.header).await {
+            Ok(received) => received,
+            Err(failure) => {
+                match failure {
+                    Failure::Malformed => self.bad_proxy_header.inc(),
+                    Failure::Slow => self.slow_header.inc(),
+                    Failure::Closed => {}
+                }
+                return None;
+            }
+        };
+        let client = client.filter(|client| !self.node.snapshot.load().trusts(*client));
+        if let Some(client) = client
+            && pass.name(client).is_err()
+        {
+            self.turn_away(stream).await;
+            return None;
+        }
+        Some(stream)
+    }
+
+    /// There are too many connections for this one.
+    async fn turn_away(&self, stream: Stream) {
+        self.too_many.inc();
+        // Who waits for a handshake would not understand.
+        if self.tls_of(&stream).is_none() {
+            self.turned_away.tell(stream).await;
+        }
     }
 
     /// On a listener with TLS: the connection after its handshake. None: there was none in time, and it is closed.
@@ -100,6 +139,8 @@ struct Entered<'a> {
     _counted: Connection<'a>,
     /// None: by no listener that is known.
     by: Option<(Pass, Terms)>,
+    /// Of the PROXY protocol.
+    expects_header: bool,
 }
 
 /// What a connection may do.
@@ -113,14 +154,11 @@ struct Terms {
 impl ServerApp for EdgeApp {
     /// Called once for a connection: Pingora's own implementation goes from one request to the next.
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let Ok(entered) = self.enter(&stream) else {
-            self.too_many.inc();
-            // Who waits for a handshake would not understand.
-            if self.tls_of(&stream).is_none() {
-                self.turned_away.tell(stream).await;
-            }
+        let Ok(mut entered) = self.enter(&stream) else {
+            self.turn_away(stream).await;
             return None;
         };
+        let stream = self.named(stream, &mut entered).await?;
         let stream = self.secured(stream).await?;
         let Some((_pass, terms)) = &entered.by else { return self.proxy.process_new(stream, shutdown).await };
         match http2::spoken(stream, terms.protocols, terms.timeouts.header).await {

@@ -93,9 +93,9 @@ pub struct Context {
 #[derive(Debug)]
 struct Attempt {
     lease: Lease<Server>,
-    /// The pool's circuit was not closed when it began.
+    /// The pool's circuit was not closed when it began, and there is no answer yet.
     trial: Option<Trial>,
-    /// It tries a server that was left out.
+    /// It tries a server that was left out, and has not shown yet whether it is well.
     probe: Option<Probe>,
     began: Instant,
     /// None: the client still sends its body.
@@ -257,11 +257,17 @@ impl Context {
         if let (Some(took), Some(target)) = (attempt.first_byte, &self.target) {
             target.traffic.record(took);
         }
-        if attempt.trial.is_some()
-            && status < 500
-            && let Some(target) = &self.target
-        {
-            target.pool.circuit.learned(true);
+        if status < 500 {
+            // What follows may take hours.
+            let tried = attempt.trial.take().is_some();
+            if tried && let Some(target) = &self.target {
+                target.pool.circuit.learned(true);
+            }
+            if !self.comparable
+                && let Some(probe) = attempt.probe.take()
+            {
+                attempt.lease.holder().probe_answered(&probe);
+            }
         }
         self.disarm().map_or(Ok(()), Err)?;
         self.watch_call();

@@ -24,6 +24,7 @@ pub mod handshake;
 pub mod http2;
 mod patience;
 pub mod per_try;
+mod proxied;
 mod record;
 mod redirect;
 mod refusal;

@@ -43,6 +43,8 @@ pub enum Refusal {
     Denied,
     /// The listener, or the client's address on it, has as many connections as it may have.
     TooManyConnections,
+    /// A peer that must begin with a header of the PROXY protocol did not; the connection was closed.
+    BadProxyHeader,
     /// The client took too long to send a header; the connection was closed.
     SlowHeader,
     /// The client asked too often.
@@ -97,6 +99,7 @@ impl Refusal {
             Refusal::ExpectationFailed => "expectation-failed",
             Refusal::Denied => "denied",
             Refusal::TooManyConnections => "too-many-connections",
+            Refusal::BadProxyHeader => "bad-proxy-header",
             Refusal::SlowHeader => "slow-header",
             Refusal::RateLimited => "rate-limited",
             Refusal::TooManyResets => "too-many-resets",
@@ -122,7 +125,7 @@ impl Refusal {
     /// The status that the client sees; 499, by convention, when it is gone.
     pub fn status(self) -> StatusCode {
         let code = match self {
-            Refusal::BadRequest | Refusal::AmbiguousPath => 400,
+            Refusal::BadRequest | Refusal::AmbiguousPath | Refusal::BadProxyHeader => 400,
             Refusal::NoRoute => 404,
             Refusal::MethodNotAllowed => 405,
             Refusal::BodyTooLarge => 413,

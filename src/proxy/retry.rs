@@ -102,8 +102,9 @@ fn backoff(rules: &Retry, attempts: u32, jitter: f64) -> Duration {
 /// What `Retry-After` asks for: seconds, or a date. What cannot be read asks for nothing.
 pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = value.parse::<u32>() {
-        return Some(Duration::from_secs(u64::from(seconds)));
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        // A number too large for any clock is a pause too long for any request.
+        return Some(Duration::from_secs(u64::from(value.parse::<u32>().unwrap_or(u32::MAX))));
     }
     let at = httpdate::parse_http_date(value).ok()?;
     Some(at.duration_since(now).unwrap_or_default())
@@ -213,6 +214,7 @@ mod tests {
             retry_after(&headers, now)
         };
         assert_eq!(read("2"), Some(Duration::from_secs(2)));
+        assert!(read("99999999999999999999999").is_some_and(|pause| pause > LONGEST_PAUSE));
         assert_eq!(read("Sun, 06 Nov 1994 08:49:40 GMT"), Some(Duration::from_secs(3)));
         assert_eq!(read("Sun, 06 Nov 1994 08:49:30 GMT"), Some(Duration::ZERO));
         for bad in ["", "-1", "soon", "1.5"] {

@@ -9,8 +9,8 @@
 //! | the same, Redis late or away | each node for itself, with its share: the limit ÷ the last known nodes, at least 1 |
 //! | `batched`, or another policy than `least-load` | each node by the last view of the fleet: picks by others since may exceed it |
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
@@ -33,6 +33,10 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Where all servers are full: how long a node that has its part of the room leaves what it has just given back to the
 /// others, who must see it first. Else whoever had the room would keep it.
 const YIELD: Duration = Duration::from_millis(4);
+
+/// How long a retry waits, first in line, for a server that it has not tried, while only those that it has tried have
+/// room: nobody else can use that meanwhile.
+const PICKY: Duration = Duration::from_millis(100);
 
 /// A server for one attempt.
 #[derive(Debug)]
@@ -94,7 +98,10 @@ impl Pool {
         patience: Duration,
         left: impl Future<Output = ()>,
     ) -> Result<Seat, Unavailable> {
-        if let Some((index, probe)) = self.probe(tried, key)
+        // Where nobody answers, those of `in_the_dark` are enough.
+        if self.guard.probing() > 0
+            && !self.all_gone()
+            && let Some((index, probe)) = self.probe(tried, key)
             && let Some(lease) = self.lease_on(index, probe.server().clone()).await
         {
             return Ok(Seat { lease, trial: None, probe: Some(probe) });
@@ -102,6 +109,8 @@ impl Pool {
         let trial = match self.circuit.state() {
             State::Closed => None,
             _ if self.is_dark() => return self.in_the_dark(tried).await,
+            // All are used, whatever is known of them.
+            _ if self.is_in_panic() => None,
             _ => self.circuit.admit().map_err(|_| Unavailable::CircuitOpen)?,
         };
         // Nobody overtakes those who wait.
@@ -132,11 +141,17 @@ impl Pool {
     ) -> Result<Lease<Server>, Unavailable> {
         let Some(queue) = &self.queue else { return Err(Unavailable::QueueFull) };
         let limit = self.config.queue.timeout.min(patience);
+        let first_in_line = OnceLock::new();
         let turn = queue.wait(limit, || async {
             if self.has_its_part() {
                 tokio::time::sleep(YIELD).await;
             }
-            match self.try_lease(tried, key).await {
+            let since = *first_in_line.get_or_init(tokio::time::Instant::now);
+            let found = match self.try_lease(tried, key).await {
+                Try::Full if !tried.is_empty() && since.elapsed() >= PICKY => self.try_lease(&[], key).await,
+                found => found,
+            };
+            match found {
                 Try::Found(lease) => Some(Ok(lease)),
                 Try::Nobody => Some(Err(Unavailable::NoServer)),
                 Try::Full => None,
@@ -237,11 +252,13 @@ impl Pool {
     fn allowance(&self, index: u32) -> u32 {
         let index = index as usize;
         let Some(limit) = self.servers.get(index).and_then(|server| server.max_in_flight) else { return u32::MAX };
-        let share = || (limit / self.share.last_nodes()).max(1);
+        let share = (limit / self.share.last_nodes()).max(1);
+        // What the others hold, where that is known.
+        let room = self.share.age().map(|_| limit.saturating_sub(self.share.others(index)));
         match self.limits() {
             Limits::Own => limit,
-            Limits::Seen if self.share.age().is_some() => limit.saturating_sub(self.share.others(index)),
-            Limits::Asked | Limits::Seen => share(),
+            Limits::Seen => room.unwrap_or(share),
+            Limits::Asked => room.map_or(share, |room| room.min(share)),
         }
     }
 
@@ -259,7 +276,7 @@ impl Pool {
     }
 
     /// Whether nobody of the pool is known to answer, and none is asked all the same.
-    fn is_dark(&self) -> bool {
+    pub(super) fn is_dark(&self) -> bool {
         let gone = || self.servers.iter().all(|server| server.is_gone(DARK_AFTER));
         (gone() && !self.is_in_panic()) || self.eligible(&[]).is_empty()
     }
@@ -283,7 +300,8 @@ impl Pool {
 
     /// What the circuit does with requests. A full queue is an open circuit too, until it moves on.
     pub fn circuit_state(&self) -> State {
-        match self.queue.as_ref().is_some_and(|queue| queue.is_full()) {
+        // Nobody need have asked since the last server fell silent.
+        match self.queue.as_ref().is_some_and(|queue| queue.is_full()) || self.is_dark() {
             true => State::Open,
             false => self.circuit.state(),
         }
@@ -321,6 +339,39 @@ mod tests {
 
     async fn acquire(pool: &Pool) -> Result<Seat, Unavailable> {
         pool.acquire(&[], 0, Duration::MAX, std::future::pending()).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pool_in_panic_passes_all_whatever_its_circuit_was() {
+        let pool = pool(&[(0, 0), (0, 0)], 5);
+        pool.circuit.open();
+        let _trial = acquire(&pool).await.unwrap();
+        assert_eq!(acquire(&pool).await.unwrap_err(), Unavailable::CircuitOpen);
+        pool.panic.store(true, Ordering::Relaxed);
+        let _all = [acquire(&pool).await.unwrap(), acquire(&pool).await.unwrap()];
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_retry_does_not_keep_a_server_idle_for_long() {
+        let pool = pool(&[(1, 0), (1, 0)], 5);
+        let mut seats = vec![acquire(&pool).await.unwrap(), acquire(&pool).await.unwrap()];
+        seats.retain(|seat| seat.lease.holder().name != pool.servers[0].name);
+        let began = tokio::time::Instant::now();
+        let again = pool.acquire(&[0], 0, Duration::MAX, std::future::pending()).await.unwrap();
+        assert_eq!(again.lease.holder().name, pool.servers[0].name);
+        assert!((PICKY..2 * PICKY).contains(&began.elapsed()), "{:?}", began.elapsed());
+        drop(again);
+        let another = tokio::spawn({
+            let pool = pool.clone();
+            async move { pool.acquire(&[0], 0, Duration::MAX, std::future::pending()).await.unwrap() }
+        });
+        tokio::time::sleep(SOON).await;
+        seats.clear();
+        assert_eq!(
+            another.await.unwrap().lease.holder().name,
+            pool.servers[1].name,
+            "one that it has not tried comes first"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,5 +1,7 @@
 //! Among whom the choice is: who may be chosen, whose turn it is to be tried again, and how much of each is to be had.
 
+use std::time::Instant;
+
 use smallvec::SmallVec;
 
 use crate::balance::{Candidate, Draw, Policy};
@@ -19,6 +21,9 @@ impl Pool {
 
     /// A server that was left out and waits for a probe gets this request, if it is the first attempt of it. With
     /// `hash`, only if the server is the one that the key belongs to.
+    ///
+    /// And so does one that is condemned for its silence while a lower priority serves in its place: it may not be
+    /// ejected, so its time is never over, and nobody else would ever ask it again.
     pub(super) fn probe(&self, tried: &[u32], key: u64) -> Option<(u32, Probe)> {
         if self.guard.probing() == 0 || !tried.is_empty() {
             return None;
@@ -28,10 +33,14 @@ impl Pool {
             _ => None,
         };
         let mut serving = None;
+        let mut silent = None;
         for (index, server) in (0..).zip(&self.servers) {
             // Those of a lower priority are not tried while this one serves.
             if serving.is_some_and(|priority| server.priority > priority) {
-                return None;
+                break;
+            }
+            if serving.is_none() && silent.is_none() && server.is_up() && server.is_silent() {
+                silent = Some((index, server));
             }
             if server.wants_probe()
                 && home.is_none_or(|home| home == index)
@@ -43,7 +52,9 @@ impl Pool {
                 serving = Some(server.priority);
             }
         }
-        None
+        let (index, server) = silent.filter(|(_, server)| serving.is_some_and(|other| server.priority < other))?;
+        let every = self.config.ejection.as_ref()?.base;
+        server.begin_probe(Instant::now(), every).map(|probe| (index, probe))
     }
 
     /// Who would serve the key if those who wait for probes were well.

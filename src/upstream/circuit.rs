@@ -11,13 +11,20 @@
 //!
 //! Each answer raises the limit of the half-open circuit by one, so that it doubles with each round: 1, 2, 4 … as in
 //! TCP's slow start. A failure sets it back to 1.
+//!
+//! A request is on trial until its response header is there. One that takes long, since its client is still sending it,
+//! must not keep everybody else out: when nobody was let in for [`PATIENCE`], one more is.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use crate::upstream::clock;
 
 /// A half-open circuit that lets so many in at once is closed.
 const CLOSES_AT: u32 = 64;
+/// How long those who are on trial may keep others out.
+const PATIENCE: Duration = Duration::from_secs(1);
 const OPEN: u32 = 0;
 const CLOSED: u32 = u32::MAX;
 
@@ -51,10 +58,12 @@ pub struct Circuit {
     limit: AtomicU32,
     /// Requests on trial.
     trials: Arc<AtomicU32>,
+    /// When the last was let in; nanoseconds.
+    admitted: AtomicU64,
     opened: Mutex<Option<Instant>>,
 }
 
-/// A request that a half-open circuit has let in. Dropped when it ends.
+/// A request that a half-open circuit has let in. Dropped when its answer begins, or it ends without.
 #[derive(Debug)]
 pub struct Trial(Arc<AtomicU32>);
 
@@ -71,6 +80,7 @@ impl Circuit {
             pool: pool.to_owned(),
             limit: AtomicU32::new(CLOSED),
             trials: Arc::default(),
+            admitted: AtomicU64::new(0),
             opened: Mutex::default(),
         }
     }
@@ -98,6 +108,10 @@ impl Circuit {
     /// # Errors
     /// Others are on trial already, and what becomes of them is not known yet.
     pub fn admit(&self) -> Result<Option<Trial>, Refused> {
+        self.admit_at(clock::now)
+    }
+
+    fn admit_at(&self, now: impl FnOnce() -> Duration) -> Result<Option<Trial>, Refused> {
         if self.limit.load(Ordering::Relaxed) == CLOSED {
             return Ok(None);
         }
@@ -106,8 +120,19 @@ impl Circuit {
         }
         let limit = self.limit.load(Ordering::Relaxed);
         let more = |trials: u32| (trials < limit).then_some(trials + 1);
-        let admitted = self.trials.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        admitted.map(|_| Some(Trial(self.trials.clone()))).map_err(|_| Refused)
+        let now = clock::nanos(now());
+        let last = self.admitted.load(Ordering::Relaxed);
+        if self.trials.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok() {
+            self.admitted.store(now, Ordering::Relaxed);
+        } else {
+            let waited = now.saturating_sub(last) >= clock::nanos(PATIENCE);
+            let first = || self.admitted.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+            if !waited || !first() {
+                return Err(Refused);
+            }
+            self.trials.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(Some(Trial(self.trials.clone())))
     }
 
     /// A request on trial got an answer, or failed by a server's fault.
@@ -169,6 +194,20 @@ mod tests {
             }
         }
         assert_eq!(rounds, [1, 2, 4, 8, 16, 32]);
+    }
+
+    #[test]
+    fn who_takes_long_on_trial_does_not_keep_all_others_out() {
+        let circuit = Circuit::new("app");
+        circuit.open();
+        let admit = |ms: u64| circuit.admit_at(|| Duration::from_millis(ms)).ok().flatten();
+        let _upload = admit(5_000).unwrap();
+        assert!(admit(5_999).is_none());
+        let second = admit(6_000).unwrap();
+        assert!(admit(6_001).is_none(), "one a second");
+        circuit.learned(true);
+        drop(second);
+        assert!(admit(6_002).is_some());
     }
 
     #[test]

@@ -15,6 +15,9 @@ use crate::upstream::strain::{Presence, Ramp, Strain};
 /// A server that was found to be slow is told of again only after it was not for this long.
 const EPISODE: Duration = Duration::from_secs(10);
 
+/// A probe that takes longer makes room for another: it may be a long upload, or a download.
+const OVERDUE: Duration = Duration::from_secs(5);
+
 /// What requests tell about one server.
 #[derive(Debug)]
 pub struct Conduct {
@@ -158,6 +161,15 @@ impl Conduct {
         if let Verdict::Passed(_) = verdict {
             self.good.fetch_add(1, Ordering::Relaxed);
         }
+        self.judge(verdict, urgent);
+    }
+
+    /// A probe has an answer, and goes on for long.
+    pub fn probe_answered(&self, urgent: bool) {
+        self.judge(Verdict::Passed(None), urgent);
+    }
+
+    fn judge(&self, verdict: Verdict, urgent: bool) {
         self.with_machine(|machine, at, rules| match (machine.standing(), verdict) {
             (Standing::Ejected | Standing::Probing, _) => machine.probed(verdict, urgent, at, rules),
             (_, Verdict::Passed(_)) => {
@@ -171,7 +183,9 @@ impl Conduct {
     /// Takes the one place of a probe. It must be given back by [`Conduct::end_probe`], with the number that this
     /// returns.
     pub fn begin_probe(&self) -> Option<u64> {
-        self.probe.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        if self.probe.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            return self.begin_urgent_probe(Instant::now(), OVERDUE);
+        }
         let now = clock::nanos(clock::now());
         self.probe_began.store(now, Ordering::Relaxed);
         Some(now)
@@ -191,9 +205,10 @@ impl Conduct {
         Some(now)
     }
 
-    /// Whether nobody has the place of a probe.
+    /// Whether the place of a probe is to be had.
     pub fn probe_is_free(&self) -> bool {
-        !self.probe.load(Ordering::Relaxed)
+        let overdue = || clock::nanos(clock::now()).saturating_sub(self.probe_began.load(Ordering::Relaxed));
+        !self.probe.load(Ordering::Relaxed) || overdue() >= clock::nanos(OVERDUE)
     }
 
     /// Gives the place of a probe back, unless a later one has it.
@@ -312,7 +327,8 @@ impl Conduct {
     /// What choices read. Only while the machine is held, so that the last word is the right one.
     fn publish(&self, before: Standing, machine: &Machine) {
         let standing = machine.standing();
-        match (before == Standing::Probing, standing == Standing::Probing) {
+        let waits = |standing| matches!(standing, Standing::Probing | Standing::Silent);
+        match (waits(before), waits(standing)) {
             (false, true) => self.guard.add_probing(),
             (true, false) => self.guard.less_probing(),
             _ => {}

@@ -100,7 +100,7 @@ impl Guard {
         }
     }
 
-    /// How many wait for a probe, so that no choice looks for them where there are none.
+    /// How many wait for a probe, or are silent and may need one, so that no choice looks for them where there are none.
     pub fn probing(&self) -> usize {
         self.probing.load(Ordering::Relaxed)
     }

@@ -331,6 +331,12 @@ impl Server {
         self.conduct.fell_silent(began);
     }
 
+    /// A probe that may last for hours (an upgrade, a stream) was answered well: that says enough. It is counted when it is
+    /// over, as an attempt like any other.
+    pub fn probe_answered(&self, probe: &Probe) {
+        self.conduct.probe_answered(probe.is_urgent());
+    }
+
     /// Counts an attempt that is over.
     pub fn observe_attempt(&self, ended: &Ended, probe: Option<&Probe>) {
         let Ended { outcome, began, told, .. } = *ended;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::config::Latency;
+use crate::upstream::circuit::State;
 use crate::upstream::{Pool, outlier};
 
 /// How often [`Pool::tick`] is to be called.
@@ -18,6 +19,15 @@ impl Pool {
         self.servers.iter().for_each(|server| server.conduct.tick());
         self.look_for_slow_ones();
         self.look_for_panic();
+        self.look_into_the_dark();
+    }
+
+    /// Where nobody answers those who wait, nobody may be asking any more either.
+    fn look_into_the_dark(&self) {
+        let waited_for = self.servers.iter().any(|server| server.in_flight() > 0);
+        if waited_for && self.circuit.state() == State::Closed && self.is_dark() {
+            self.circuit.open();
+        }
     }
 
     /// Whether so few servers may be chosen that all are used.

@@ -15,7 +15,9 @@ async fn circuit(site: &Site) -> String {
 
 /// All servers go wrong under load, and are well again later.
 async fn all_go_wrong(fault: Fault) {
-    let site = Site::with(3, QUICK, "").await;
+    // Clients that wait for what hangs ask nothing meanwhile: not for too long.
+    let route = "routes: [{ name: all, match: {}, pool: app, timeouts: { response: 2s } }]\n";
+    let site = Site::with(3, QUICK, route).await;
     site.origins.iter().for_each(|origin| origin.delay(5));
     let load = Load::start(site.fairlead.address(), 12, "/");
     until("a steady load", async || load.tally().ok > 300).await;
@@ -33,7 +35,8 @@ async fn all_go_wrong(fault: Fault) {
     let refused = |tally: &crate::support::Tally| tally.failures.get("503 circuit-open").copied().unwrap_or_default();
     let (refused, failed) = (refused(&after) - refused(&before), after.failed - before.failed);
     assert!(refused > 100, "{fault:?}: {:?}", after.failures);
-    assert!(refused + arrived >= failed, "{fault:?}: others were refused too: {:?}", after.failures);
+    // The others were probes, some of which were sent before.
+    assert!(failed - refused <= arrived + 12, "{fault:?}: {:?}, before {:?}", after.failures, before.failures);
     assert_ne!(circuit(&site).await, "closed", "{fault:?}");
 
     site.origins.iter().for_each(|origin| origin.fault(Fault::None));

@@ -235,6 +235,7 @@ async fn lines_that_cannot_be_written_are_counted() {
         assert_eq!(fairlead.get("/").await.status, 200);
     }
     until("all are counted", async || fairlead.metric("fairlead_access_log_dropped_total", &[]).await == 20.0).await;
+    until("it is told", async || !fairlead.events("log_cannot_be_written").is_empty()).await;
     let told = fairlead.events("log_cannot_be_written");
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!(fairlead.metric("fairlead_log_dropped_total", &[]).await, 0.0);

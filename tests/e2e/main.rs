@@ -32,6 +32,7 @@ mod never_twice;
 mod overload;
 mod per_try;
 mod protocol;
+mod proxy_protocol;
 mod rate_limits;
 mod retries;
 mod routes;

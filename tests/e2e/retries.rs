@@ -13,7 +13,7 @@ const TRUSTED: &str = "health: { type: tcp, interval: 60s, timeout: 1s }, ejecti
 /// it did before.
 async fn start(origins: &[&Origin], retry: &str, timeouts: &str) -> Fairlead {
     let route = format!("{{ name: all, pool: app, retry: {{ {retry} }}, timeouts: {{ {timeouts} }} }}");
-    let pool = format!("{{ servers: [{}], balance: round-robin, ejection: none, {TRUSTED} }}", servers(origins));
+    let pool = format!("{{ servers: [{}], balance: round-robin, {TRUSTED} }}", servers(origins));
     let log = "access_log: { format: json, path: \"{dir}/access.log\" }";
     Fairlead::start(&config(&format!("routes: [{route}]\npools: {{ app: {pool} }}\n{log}\n"))).await
 }

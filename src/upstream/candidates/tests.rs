@@ -331,3 +331,42 @@ fn spares_are_not_probed_while_they_are_not_needed() {
     check(&pool, 0, false);
     assert!(pool.probe(&[], 0).is_some());
 }
+
+#[test]
+fn a_probe_that_lasts_has_passed_when_it_is_answered() {
+    let pool = pool(&[0, 0], |_| ());
+    fail(&pool, 0, Outcome::Reset, 5);
+    until_probing(&pool, 0);
+    let tunnels: Vec<_> = (0..3)
+        .map(|_| {
+            let (index, probe) = pool.probe(&[], 0).unwrap();
+            pool.servers[index as usize].probe_answered(&probe);
+        })
+        .collect();
+    assert_eq!(tunnels.len(), 3);
+    assert_eq!(standings(&pool), [Standing::Serving; 2]);
+    assert_eq!(pool.servers[0].totals(), (5, 5), "they are counted at their end");
+}
+
+#[test]
+fn one_that_fell_silent_is_asked_again_though_a_spare_serves() {
+    let pool = pool(&[0, 1], |_| ());
+    fail(&pool, 0, Outcome::Reset, 5);
+    assert_eq!(standings(&pool), [Standing::Silent, Standing::Serving]);
+    assert_eq!(chosen(&pool), [1].into(), "the spare");
+    let began = Instant::now();
+    let probe = loop {
+        match pool.probe(&[], 0) {
+            Some((0, probe)) => break probe,
+            Some(_) => panic!("the spare needs none"),
+            None => assert!(began.elapsed() < Duration::from_secs(10), "it is never asked again"),
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        pool.tick();
+    };
+    assert!(pool.probe(&[], 0).is_none(), "not at once again");
+    pool.servers[0].observe_attempt(&ended(Outcome::Success), Some(&probe));
+    assert_eq!(standings(&pool), [Standing::Serving; 2]);
+    assert_eq!(chosen(&pool), [0].into());
+    assert!(pool.probe(&[], 0).is_none());
+}

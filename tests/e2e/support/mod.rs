@@ -14,7 +14,7 @@ mod redis;
 mod tls;
 mod wire;
 
-pub use client::{Client, get, request};
+pub use client::{Client, Response, get, request};
 pub use fairlead::{Fairlead, Finished, config, one_pool, run_to_end};
 pub use fault::Fault;
 pub use fleet::{Fleet, hold};
