@@ -15,7 +15,7 @@ TARGETS ?= config proxy_protocol routing
 LOCKED ?=
 step = @printf '\n==> %s\n' '$(1)'
 
-.PHONY: demo test test-differential check bench bench-fleet bench-faults fuzz lint need-build need-test need-differential need-bench need-fuzz
+.PHONY: demo test test-differential check bench bench-fleet bench-faults fuzz $(TARGETS:%=fuzz-%) lint need-build need-test need-differential need-bench need-fuzz
 
 demo: need-build
 	@exec cargo run $(LOCKED) --profile quick --bin fairlead -- demo $(ARGS)
@@ -44,14 +44,16 @@ bench-faults: need-bench need-test
 
 # On stable Rust there are no sanitizers; without unsafe code there is little for them to find. What is new goes to
 # fuzz/corpus, what fails to fuzz/artifacts.
-fuzz: need-fuzz
+fuzz: $(TARGETS:%=fuzz-%)
+
+fuzz-config: seeds = conf tests/config
+
+$(TARGETS:%=fuzz-%): fuzz-%: need-fuzz
+	$(call step,cargo fuzz run $*)
 	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
-	@for target in $(TARGETS); do \
-		printf '\n==> cargo fuzz run %s\n' $$target; \
-		mkdir -p fuzz/corpus/$$target; \
-		cargo fuzz run --sanitizer none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
-			-max_total_time=$(SECONDS_EACH) -timeout=10 -max_len=8192 -print_final_stats=1 || exit 1; \
-	done
+	@mkdir -p fuzz/corpus/$*
+	@cargo fuzz run --sanitizer none $* fuzz/corpus/$* fuzz/seeds/$* $(seeds) -- \
+		-max_total_time=$(SECONDS_EACH) -timeout=10 -max_len=8192 -print_final_stats=1
 
 # Clippy and rustdoc only need the dependencies' metadata and share it; the tests then build them once.
 lint: need-test

@@ -42,7 +42,7 @@ pub struct Problems {
 impl Problems {
     /// A single problem with the file as a whole.
     pub(super) fn one(file: &str, line: Option<usize>, text: String) -> Self {
-        Self { list: vec![Problem { file: file.to_owned(), line, key: String::new(), text }] }
+        Self { list: vec![Problem { file: file.to_owned(), line, key: String::new(), text: on_one_line(text) }] }
     }
 
     /// Each problem, by line.
@@ -100,6 +100,15 @@ impl From<usize> for Step {
     fn from(index: usize) -> Self {
         Self::Index(index)
     }
+}
+
+/// What is told may hold text of the file, and that anything.
+fn on_one_line(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
 }
 
 /// A path as operators write it.
@@ -168,7 +177,12 @@ impl Findings {
             .list
             .into_iter()
             .take(SHOWN)
-            .map(|(path, text)| Problem { file: file.to_owned(), line: line_of(&path), key: shown_path(&path), text })
+            .map(|(path, text)| Problem {
+                file: file.to_owned(),
+                line: line_of(&path),
+                key: shown_path(&path),
+                text: on_one_line(text),
+            })
             .collect();
         list.sort_by_key(|problem| problem.line);
         if more > 0 {

@@ -28,7 +28,8 @@ pub(super) fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result
         literal |= !before.is_empty();
         out.push_str(before);
         let Some(end) = after.find('}') else {
-            problems.push(format!("`${{{after}` has no end: close it with `}}`, or write `$${{` for a plain `${{`"));
+            let shown = super::tree::quoted(&format!("${{{after}"));
+            problems.push(format!("{shown} has no end: close it with `}}`, or write `$${{` for a plain `${{`"));
             rest = "";
             break;
         };

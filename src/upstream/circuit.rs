@@ -13,7 +13,7 @@
 //! TCP's slow start. A failure sets it back to 1.
 //!
 //! A request is on trial until its response header is there. One that takes long, since its client is still sending it,
-//! must not keep everybody else out: when nobody was let in for [`PATIENCE`], one more is.
+//! must not keep everybody else out: when nobody was let in for `PATIENCE`, one more is.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -124,7 +124,8 @@ async fn the_client_is_whom_the_header_names() {
         let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let mut logged: Vec<_> = lines.map(|line| line["client"].as_str().unwrap().to_owned()).collect();
         let mut names = names.clone();
-        (logged.sort(), names.sort_unstable());
+        logged.sort();
+        names.sort_unstable();
         logged == names
     })
     .await;
