@@ -24,10 +24,10 @@
 //! # The life of a request
 //!
 //! A connection comes in by [`proxy::app::EdgeApp`], which counts it, turns it away where there are too many, reads whose
-//! it is where a balancer in front says so, and ends it when a header takes too long. Pingora reads the header and
-//! calls the phases of [`proxy::Proxy`]: a route and its pool are found, [`upstream::Pool::choose`] picks a server, a
-//! [`load::Lease`] counts the request on it, Pingora takes a pooled connection or makes one, bodies stream both ways,
-//! and when all is done or anything fails the lease goes back.
+//! it is where a balancer in front says so, and ends it when a header takes too long; one of HTTP/2 is watched over by
+//! [`proxy::http2::Http2`]. Pingora reads the header and calls the phases of [`proxy::Proxy`]: a route and its pool are
+//! found, [`upstream::Pool::choose`] picks a server, a [`load::Lease`] counts the request on it, Pingora takes a pooled
+//! connection or makes one, bodies stream both ways, and when all is done or anything fails the lease goes back.
 //!
 //! # The fleet
 //!

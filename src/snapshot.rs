@@ -8,7 +8,9 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use prometheus::{Histogram, IntCounter};
 
-use crate::config::{self, ClientLimits, ClientTimeouts, Config, Match, Retry, RouteTimeouts, Rules, ServerHeader};
+use crate::config::{
+    self, ClientLimits, ClientTimeouts, Config, Match, Protocols, Retry, RouteTimeouts, Rules, ServerHeader,
+};
 use crate::filters::rate_limit::Guard;
 use crate::load::Traffic;
 use crate::load::connections::Gate;
@@ -42,6 +44,8 @@ pub struct Listener {
     pub limits: ClientLimits,
     /// As configured.
     pub timeouts: ClientTimeouts,
+    /// As configured.
+    pub protocols: Protocols,
     /// As configured.
     pub proxy_protocol: Vec<IpNet>,
     /// As configured.
@@ -156,6 +160,7 @@ impl Snapshot {
                 name: listener.name.clone(),
                 limits: listener.limits,
                 timeouts: listener.timeouts,
+                protocols: listener.protocols,
                 proxy_protocol: listener.proxy_protocol.clone(),
                 redirect_to_https: listener.redirect_to_https,
                 tls: None,

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::fields::Fields;
 use super::kind::{List, OrNone, Parsed, Section, count};
+use super::protocols::{Protocols, protocols};
 use super::sizes::bytes;
 use super::tls::{ListenerTls, listener_tls, redirect_to_https};
 use super::units::{byte_rate, name, network, socket, span};
@@ -19,6 +20,8 @@ pub struct Listener {
     pub name: String,
     /// Port 0 lets the system choose (the log tells which).
     pub address: SocketAddr,
+    /// What clients may speak.
+    pub protocols: Protocols,
     /// None: without TLS.
     pub tls: Option<ListenerTls>,
     /// Peers whose connections begin with a header of the PROXY protocol, and only theirs. Empty: nobody's.
@@ -81,6 +84,7 @@ pub(super) fn listener(f: &mut Fields<'_>) -> Option<Listener> {
     let address =
         f.required("address", "IP:PORT to listen on; `[::]` is IPv6 only; port 0 lets the system choose.", socket());
     let tls = f.optional("tls", "TLS. Left out: clients speak plain HTTP.", Section(listener_tls));
+    let protocols = protocols(f);
     let proxy_protocol = f.optional(
         "proxy_protocol",
         "Balancers in front that say by the PROXY protocol (version 1 or 2) who the client is. Left out: none do.",
@@ -91,7 +95,6 @@ pub(super) fn listener(f: &mut Fields<'_>) -> Option<Listener> {
     let timeouts = f.section("timeouts", "How long a client may take.", client_timeouts);
     let server_header =
         f.default("server_header", "The `Server` header of responses: `pass`, `remove`, or a text.", server(), "pass");
-    f.later(&["protocols"]);
     if f.given("tls") && redirect.is_some_and(|redirect| redirect.is_some()) {
         f.problem(
             &["redirect_to_https".into()],
@@ -103,6 +106,7 @@ pub(super) fn listener(f: &mut Fields<'_>) -> Option<Listener> {
     Some(Listener {
         name,
         address,
+        protocols,
         tls,
         proxy_protocol: proxy_protocol.unwrap_or_default(),
         redirect_to_https: redirect?,

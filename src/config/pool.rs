@@ -101,6 +101,15 @@ impl fmt::Display for Address {
     }
 }
 
+/// What a server is spoken to in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1
+    H1,
+    /// HTTP/2: agreed on in the handshake with TLS, without it by prior knowledge.
+    H2,
+}
+
 /// How servers are reached.
 #[derive(Clone, Debug)]
 pub struct Upstream {
@@ -110,6 +119,8 @@ pub struct Upstream {
     pub idle: Duration,
     /// Unused connections kept for the pool.
     pub idle_max: usize,
+    /// What they are spoken to in.
+    pub protocol: Protocol,
     /// None: without TLS.
     pub tls: Option<UpstreamTls>,
 }
@@ -294,7 +305,18 @@ fn upstream(f: &mut Fields<'_>) -> Option<Upstream> {
         "30s",
     );
     let idle_max = f.default("idle_max", "Unused connections kept for the pool.", count(0, 65_536), 1024);
+    let protocol = f.default(
+        "protocol",
+        "What servers are spoken to in: `h1`, or `h2` (by ALPN with `tls`, else by prior knowledge), as gRPC needs it.",
+        Word(&[("h1", Protocol::H1), ("h2", Protocol::H2)]),
+        "h1",
+    );
     let tls = tls::upstream(f);
-    f.later(&["protocol"]);
-    Some(Upstream { connect_timeout: connect_timeout?, idle: idle?, idle_max: idle_max?, tls: tls? })
+    Some(Upstream {
+        connect_timeout: connect_timeout?,
+        idle: idle?,
+        idle_max: idle_max?,
+        protocol: protocol?,
+        tls: tls?,
+    })
 }

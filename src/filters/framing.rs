@@ -123,7 +123,7 @@ fn expects_continue(headers: &HeaderMap) -> bool {
 
 /// `name`, `name:port`, `[v6]` or `[v6]:port`; the characters of RFC 3986 §3.2.2 without the comma, which would make a
 /// list of it.
-fn is_host(host: &[u8]) -> bool {
+pub fn is_host(host: &[u8]) -> bool {
     let (fine, rest) = match host {
         [b'[', inner @ ..] => {
             let Some(end) = inner.iter().position(|b| *b == b']') else { return false };

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
-use pingora::protocols::{ALPN, Stream};
+use pingora::protocols::Stream;
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use prometheus::IntCounter;
 
-use crate::config::ClientTimeouts;
+use crate::config::{ClientTimeouts, Protocols};
 use crate::load::connections::{Full, Pass};
 use crate::node::{Connection, Node};
+use crate::proxy::http2::{self, End, Http2, Spoken};
 use crate::proxy::proxied::{self, Failure};
 use crate::proxy::turn_away::TurnedAway;
 use crate::proxy::{Proxy, Refusal, slow};
@@ -31,6 +32,8 @@ pub struct EdgeApp {
     turned_away: TurnedAway,
     too_many: IntCounter,
     slow_header: IntCounter,
+    too_many_resets: IntCounter,
+    slow_body: IntCounter,
     bad_proxy_header: IntCounter,
 }
 
@@ -40,8 +43,10 @@ impl EdgeApp {
         let refused = |refusal: Refusal| node.metrics.refused.with_label_values(&[refusal.name()]);
         let (too_many, slow_header) = (refused(Refusal::TooManyConnections), refused(Refusal::SlowHeader));
         let bad_proxy_header = refused(Refusal::BadProxyHeader);
+        let (too_many_resets, slow_body) = (refused(Refusal::TooManyResets), refused(Refusal::SlowBody));
         let turned_away = TurnedAway::new(node.max_connections / 8);
-        EdgeApp { node, proxy: Arc::new(proxy), turned_away, too_many, slow_header, bad_proxy_header }
+        let proxy = Arc::new(proxy);
+        EdgeApp { node, proxy, turned_away, too_many, slow_header, too_many_resets, slow_body, bad_proxy_header }
     }
 
     /// Lets a connection in, with the timeouts of its listener, unless there are too many.
@@ -63,16 +68,21 @@ impl EdgeApp {
         let client = || peer().filter(|peer| !snapshot.trusts(*peer));
         let client = if listener.gate.counts_clients() && !expects_header { client() } else { None };
         let pass = listener.gate.enter(client)?;
-        Ok(Entered { _counted: counted, by: Some((pass, listener.timeouts)), expects_header })
+        let terms = Terms {
+            timeouts: listener.timeouts,
+            protocols: listener.protocols,
+            header_bytes: listener.limits.header_bytes,
+        };
+        Ok(Entered { _counted: counted, by: Some((pass, terms)), expects_header })
     }
 
     /// From a peer that must say whose connection it is: the connection once it has, as that client's. None: it did
     /// not, or the client has too many, and it is closed.
     async fn named(&self, stream: Stream, entered: &mut Entered<'_>) -> Option<Stream> {
-        let (true, Some((pass, timeouts))) = (entered.expects_header, &mut entered.by) else {
+        let (true, Some((pass, terms))) = (entered.expects_header, &mut entered.by) else {
             return Some(stream);
         };
-        let (stream, client) = match proxied::receive(stream, timeouts.header).await {
+        let (stream, client) = match proxied::receive(stream, terms.timeouts.header).await {
             Ok(received) => received,
             Err(failure) => {
                 match failure {
@@ -128,9 +138,16 @@ impl EdgeApp {
 struct Entered<'a> {
     _counted: Connection<'a>,
     /// None: by no listener that is known.
-    by: Option<(Pass, ClientTimeouts)>,
+    by: Option<(Pass, Terms)>,
     /// Of the PROXY protocol.
     expects_header: bool,
+}
+
+/// What a connection may do.
+struct Terms {
+    timeouts: ClientTimeouts,
+    protocols: Protocols,
+    header_bytes: u64,
 }
 
 #[async_trait]
@@ -143,18 +160,31 @@ impl ServerApp for EdgeApp {
         };
         let stream = self.named(stream, &mut entered).await?;
         let stream = self.secured(stream).await?;
-        // Requests of HTTP/2 run in tasks of their own, where nobody could tell that a header is there.
-        let watched = stream.selected_alpn_proto() != Some(ALPN::H2);
-        let connection = self.proxy.process_new(stream, shutdown);
-        match &entered.by {
-            Some((_pass, timeouts)) if watched => {
-                let ended = slow::header_deadline(timeouts, connection).await;
+        let Some((_pass, terms)) = &entered.by else { return self.proxy.process_new(stream, shutdown).await };
+        match http2::spoken(stream, terms.protocols, terms.timeouts.header).await {
+            Spoken::Http1(stream) => {
+                let connection = self.proxy.process_new(stream, shutdown);
+                let ended = slow::header_deadline(&terms.timeouts, connection).await;
                 if ended.is_none() {
                     self.slow_header.inc();
                 }
                 ended.flatten()
             }
-            _ => connection.await,
+            Spoken::Http2(stream) => {
+                let proxy = self.proxy.clone();
+                let http2 = Http2::new(proxy, &terms.timeouts, terms.header_bytes, self.slow_body.clone());
+                match http2.serve(stream, shutdown).await {
+                    End::Closed => {}
+                    End::Silent => self.slow_header.inc(),
+                    End::Resets => self.too_many_resets.inc(),
+                }
+                None
+            }
+            Spoken::TooSlow => {
+                self.slow_header.inc();
+                None
+            }
+            Spoken::Other => None,
         }
     }
 

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, MAX_FORWARDS, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderValue, MAX_FORWARDS, TRANSFER_ENCODING, UPGRADE,
+};
 use http::{Method, Version};
 use pingora::Result;
 use pingora::http::RequestHeader;
@@ -33,6 +35,16 @@ pub(super) fn check(session: &Session, listener: Option<&Listener>) -> Verdict {
     if let Err(fault) = size.and_then(|()| framing::check(request, head.as_deref())) {
         return Verdict::Refused(fault.into());
     }
+    if let Some(session) = session.as_http2()
+        && session.is_body_empty()
+        && request.headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes().iter().any(|b| *b != b'0'))
+    {
+        // It has ended without the body that it announces, which nobody else looks at.
+        return Verdict::Refused(Refusal::BadRequest);
+    }
+    if request.version == Version::HTTP_2 && host_of(request).is_none_or(|host| !framing::is_host(host.as_bytes())) {
+        return Verdict::Refused(Refusal::BadRequest);
+    }
     if !target::is_sound(request) || (request.version == Version::HTTP_11 && !request.headers.contains_key(HOST)) {
         return Verdict::Refused(Refusal::BadRequest);
     }
@@ -58,12 +70,30 @@ pub(super) fn adapt(request: &mut RequestHeader, came: &RequestHeader, upgrade: 
         request.remove_header(&UPGRADE);
         request.remove_header(&CONNECTION);
     }
+    if came.version == Version::HTTP_2 && request.version != Version::HTTP_2 {
+        join_cookies(request)?;
+    }
+    target::to_origin_form(request)
+}
+
+/// Puts the host of the target into `Host`, where it is missing.
+pub(super) fn name_host(request: &mut RequestHeader) -> Result<()> {
     if !request.headers.contains_key(HOST)
         && let Some(authority) = target::authority(request).map(str::to_owned)
     {
         request.insert_header(HOST, authority)?;
     }
-    target::to_origin_form(request)
+    Ok(())
+}
+
+/// HTTP/2 may carry each cookie in a field of its own, HTTP/1 may not (RFC 9113 §8.2.3).
+fn join_cookies(request: &mut RequestHeader) -> Result<()> {
+    if request.headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return Ok(());
+    }
+    let all: Vec<&[u8]> = request.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let joined = all.join(&b"; "[..]);
+    request.insert_header(COOKIE, joined)
 }
 
 /// The most specific route.

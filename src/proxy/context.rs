@@ -11,9 +11,11 @@ use crate::filters::client::Client;
 use crate::load::connections::Pass;
 use crate::load::{Lease, Permit};
 use crate::node::Node;
-use crate::proxy::Patience;
+use crate::observe::metrics::Class;
 use crate::proxy::deadline::{Socket, Ticket};
 use crate::proxy::handshake::Handshake;
+use crate::proxy::http2;
+use crate::proxy::patience::{Kind, Patience};
 use crate::proxy::per_try::{Over, Wait};
 use crate::proxy::refusal::Refusal;
 use crate::proxy::slow::Pace;
@@ -45,8 +47,14 @@ pub struct Context {
     pub upgrade: bool,
     /// It is alike enough to others for their times to say something about it: no upgrade, no stream.
     pub comparable: bool,
-    /// None: no limit.
-    pub patience: Option<Patience>,
+    /// How it came.
+    pub kind: Kind,
+    /// None until it is known.
+    patience: Option<Patience>,
+    /// How long an upload may pause once the response has begun; None: not begun, or without end, or not over HTTP/2.
+    pause: Option<Duration>,
+    /// As the listener has it.
+    pub body_timeout: Option<Duration>,
     /// The connection of the attempt, where it asks to switch protocols.
     pub handshake: Option<Handshake>,
     /// The most bytes that its body may have; none: no limit.
@@ -71,6 +79,8 @@ pub struct Context {
     pub refusal_headers: Vec<(HeaderName, HeaderValue)>,
     /// Time to the response header of the last attempt.
     pub to_header: Option<Duration>,
+    /// It has been counted as a request that is over.
+    pub recorded: bool,
     /// How fast the client is.
     pub(super) pace: Pace,
     /// Its place among those that `max_in_flight` admits.
@@ -91,6 +101,7 @@ struct Attempt {
     /// None: the client still sends its body.
     sent: Option<Instant>,
     ticket: Option<Ticket>,
+    socket: Option<Socket>,
     status: u16,
     first_byte: Option<Duration>,
     /// Its silence was counted as a failure of the server.
@@ -121,7 +132,10 @@ impl Context {
             key: 0,
             upgrade: false,
             comparable: false,
+            kind: Kind::Http1,
             patience: None,
+            pause: None,
+            body_timeout: None,
             handshake: None,
             body_limit: None,
             uploading: false,
@@ -134,6 +148,7 @@ impl Context {
             failure: None,
             refusal_headers: Vec::new(),
             to_header: None,
+            recorded: false,
             pace: Pace::default(),
             place: None,
             node: node.clone(),
@@ -153,8 +168,8 @@ impl Context {
         self.to_header = None;
         let began = Instant::now();
         let sent = (!self.uploading).then_some(began);
-        let (first_byte, told) = (None, false);
-        self.attempt = Some(Attempt { lease, trial, probe, began, sent, ticket: None, status: 0, first_byte, told });
+        let (ticket, socket, first_byte, told) = (None, None, None, false);
+        self.attempt = Some(Attempt { lease, trial, probe, began, sent, ticket, socket, status: 0, first_byte, told });
     }
 
     /// Attempts begun.
@@ -181,6 +196,30 @@ impl Context {
         (wait.per_try, wait.comparable) = (route.timeouts.per_try, self.comparable);
         wait.tried.extend_from_slice(&self.tried);
         attempt.ticket = Some(self.node.deadlines.arm(wait, socket));
+        attempt.socket = Some(socket);
+    }
+
+    /// From now on the response header is waited for. `uploading`: the client still sends its body.
+    pub fn wait(&mut self, patience: Patience, uploading: bool) {
+        self.uploading = uploading;
+        self.deadline = patience.until(self.started, uploading);
+        self.patience = Some(patience);
+    }
+
+    /// The response begins while the client of HTTP/2 still sends. From now on neither Pingora nor a deadline watches
+    /// that it does.
+    pub fn conversation_begins(&mut self) {
+        let Some(route) = self.route.as_ref().filter(|_| self.uploading && self.kind != Kind::Http1) else { return };
+        let body = self.body_timeout.unwrap_or_default();
+        self.pause = route.timeouts.idle.map(|idle| idle.max(body) + Duration::from_secs(1));
+        self.conversation_goes_on();
+    }
+
+    /// Something was sent either way.
+    pub fn conversation_goes_on(&self) {
+        if let Some(pause) = self.pause {
+            http2::end_in(self.uploading.then_some(pause));
+        }
     }
 
     /// A part of the request's body came in: that time was the client's own, not the server's. `done`: it was the last;
@@ -188,9 +227,7 @@ impl Context {
     pub fn uploaded(&mut self, done: bool, repeatable: bool) {
         let now = Instant::now();
         self.uploading = !done;
-        if let Some(patience) = self.patience {
-            self.deadline = Some(now + patience.left(!done));
-        }
+        self.deadline = self.patience.and_then(|patience| patience.until(now, !done));
         let until = self.deadline;
         let Some(attempt) = &mut self.attempt else { return };
         attempt.sent = done.then_some(now);
@@ -232,7 +269,19 @@ impl Context {
                 attempt.lease.holder().probe_answered(&probe);
             }
         }
-        self.disarm().map_or(Ok(()), Err)
+        self.disarm().map_or(Ok(()), Err)?;
+        self.watch_call();
+        Ok(())
+    }
+
+    /// The deadline of a call holds to its end.
+    fn watch_call(&mut self) {
+        let Some(until) = self.patience.and_then(|patience| patience.call()) else { return };
+        let (Some(attempt), Some(target)) = (&mut self.attempt, &self.target) else { return };
+        let Some(socket) = attempt.socket else { return };
+        let mut wait = Wait::new(attempt.lease.holder().clone(), target.clone());
+        wait.until = Some(until);
+        attempt.ticket = Some(self.node.deadlines.arm(wait, socket));
     }
 
     /// The attempt is over. Its lease goes back; `failed` says why it failed, if it did.
@@ -273,6 +322,7 @@ impl Context {
         let end = self.node.deadlines.disarm(attempt.ticket.take()?);
         attempt.told |= end.told;
         match end.over? {
+            Over::Response if self.kind == Kind::Http2 && self.uploading => Some(Refusal::SlowBody),
             Over::Response => Some(Refusal::ResponseTimeout),
             Over::PerTry(permit) => {
                 self.granted = permit;
@@ -285,6 +335,9 @@ impl Context {
 /// The backstop: a panic in a hook or a task that is thrown away ends here, not in `logging`.
 impl Drop for Context {
     fn drop(&mut self) {
+        if let (false, Some(target)) = (self.recorded, &self.target) {
+            target.requests[Class::Aborted as usize].inc();
+        }
         if self.attempt.is_some() {
             self.end_attempt(Some(Refusal::ClientGone));
         }

@@ -19,7 +19,10 @@ pub mod app;
 mod checks;
 mod context;
 pub mod deadline;
+pub mod grpc;
 pub mod handshake;
+pub mod http2;
+mod patience;
 pub mod per_try;
 mod proxied;
 mod record;
@@ -34,7 +37,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{HOST, TRANSFER_ENCODING};
+use http::header::{EXPECT, HOST, TRANSFER_ENCODING};
 use http::{StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -47,15 +50,17 @@ use self::checks::{Verdict, asks_for_upgrade, host_of};
 pub use self::context::Context;
 use self::refusal::Letterhead;
 pub use self::refusal::Refusal;
+use self::refusal::was_not_taken;
 
 use crate::balance::{Policy, hash_key};
-use crate::config::HashKey;
+use crate::config::{HashKey, Protocol};
 use crate::filters::stream::is_stream;
 use crate::filters::{certificate, client, framing, hop_by_hop, request_id, response, rules, server_header};
 use crate::node::Node;
 use crate::proxy::again::{is_repeatable, prefer_untried};
 use crate::proxy::deadline::{Socket, TICK};
 use crate::proxy::handshake::Handshake;
+use crate::proxy::patience::{Kind, Patience};
 use crate::proxy::retry::Fault;
 use crate::routing;
 use crate::upstream::errno::out_of_descriptors;
@@ -104,6 +109,7 @@ impl ProxyHttp for Proxy {
         let listener = snapshot.listener(local);
         if let Some(listener) = listener {
             let timeouts = listener.timeouts;
+            ctx.body_timeout = Some(timeouts.body);
             session.set_read_timeout(Some(timeouts.body));
             session.set_write_timeout(Some(timeouts.write));
             session.set_total_drain_timeout(Some(timeouts.body));
@@ -122,6 +128,13 @@ impl ProxyHttp for Proxy {
         }
 
         let request = session.req_header();
+        ctx.kind = match request.version {
+            Version::HTTP_2 if grpc::is_call(request) => {
+                Kind::Call(grpc::timeout(&request.headers).map(|limit| ctx.started + limit))
+            }
+            Version::HTTP_2 => Kind::Http2,
+            _ => Kind::Http1,
+        };
         let unknown = || std::net::SocketAddr::from(([0, 0, 0, 0], 0));
         let client = client::identify(peer.unwrap_or_else(unknown), &request.headers, &snapshot);
         ctx.request_id = Some(request_id::of(&request.headers, client.trusted));
@@ -168,17 +181,14 @@ impl ProxyHttp for Proxy {
         }
         let Some(target) = route.draw() else { return self.refuse(session, ctx, Refusal::NoRoute).await };
         ctx.key = hash_of(&target.pool, request, client.address);
+        // HTTP/2 switches to no other protocol.
+        ctx.upgrade &= target.pool.config.upstream.protocol == Protocol::H1;
         if ctx.upgrade {
             session.set_read_timeout(route.timeouts.websocket_idle);
         }
-        ctx.patience = route.timeouts.response.map(|limit| Patience {
-            response: limit,
-            // The client's own time limit for its body must be able to run out first.
-            upload: listener.map_or(limit, |listener| limit.max(listener.timeouts.body)) + 2 * TICK,
-        });
+        let timeouts = route.timeouts;
         let sends_body = !session.as_mut().is_body_done();
-        ctx.uploading = sends_body;
-        ctx.deadline = ctx.patience.map(|patience| ctx.started + patience.left(sends_body));
+        ctx.wait(Patience::new(timeouts.response, timeouts.idle, listener.map(|l| &l.timeouts), ctx.kind), sends_body);
         ctx.target = Some(target.clone());
         Ok(false)
     }
@@ -247,6 +257,7 @@ impl ProxyHttp for Proxy {
         request: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<()> {
+        checks::name_host(request)?;
         if let Some(client) = &ctx.client {
             let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
             client::forward(request, client, tls)?;
@@ -256,6 +267,11 @@ impl ProxyHttp for Proxy {
             request.insert_header(request_id::NAME, id.clone())?;
         }
         checks::adapt(request, session.req_header(), ctx.upgrade)?;
+        if request.version == Version::HTTP_2 && request.headers.contains_key(EXPECT) {
+            // Pingora does not see a server's 100 there.
+            request.remove_header(&EXPECT);
+            session.as_mut().write_continue_response().await?;
+        }
         if let Some(route) = &ctx.route {
             rules::change_request(&route.rules.request, request)?;
             if let Some(to) = &route.rules.rewrite
@@ -284,6 +300,7 @@ impl ProxyHttp for Proxy {
         if ctx.uploading {
             let repeatable = is_repeatable(session, ctx);
             ctx.uploaded(end_of_stream, repeatable);
+            ctx.conversation_goes_on();
         }
         if slow::sends_too_slowly(&mut ctx.pace, session, body.as_ref(), end_of_stream) {
             return fail(ctx, Refusal::SlowBody);
@@ -358,6 +375,9 @@ impl ProxyHttp for Proxy {
         if self.node.lifecycle.is_closed() && response.status != StatusCode::SWITCHING_PROTOCOLS {
             session.set_keepalive(None);
         }
+        if is_final(response.status) {
+            ctx.conversation_begins();
+        }
         let letterhead = Letterhead::of(session, ctx);
         server_header::apply(response, letterhead.server)?;
         if let Some(route) = &ctx.route {
@@ -377,6 +397,7 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
     ) -> Result<Option<Duration>> {
         slow::give_time(&mut ctx.pace, session, body.as_ref());
+        ctx.conversation_goes_on();
         Ok(None)
     }
 
@@ -425,7 +446,8 @@ impl ProxyHttp for Proxy {
         let failure = ctx.disarm().or(ctx.failure).unwrap_or(Refusal::of(&error));
         ctx.end_attempt(Some(failure));
         ctx.failure = Some(failure);
-        let again = Fault::of(failure).is_some_and(|fault| self.try_again(session, ctx, fault, None));
+        let fault = if was_not_taken(&error) { Some(Fault::Connect) } else { Fault::of(failure) };
+        let again = fault.is_some_and(|fault| self.try_again(session, ctx, fault, None));
         // Whatever Pingora would do: some of its errors must be decided on here.
         error.set_retry(again);
         error
@@ -433,8 +455,11 @@ impl ProxyHttp for Proxy {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
         let refusal = *ctx.failure.get_or_insert(Refusal::of(error));
-        let nobody_listens = refusal.ends_connection() || final_response(session).is_some();
-        if nobody_listens {
+        let has_begun = final_response(session).is_some();
+        if has_begun && matches!(ctx.kind, Kind::Call(_)) && !refusal.ends_connection() {
+            session.as_mut().write_response_trailers(grpc::trailers(refusal)).await.ok();
+        }
+        if has_begun || refusal.ends_connection() {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
         // Pingora ends the connection after a failed attempt, whatever we say: the client must know, or its next request is lost.
@@ -454,19 +479,6 @@ impl ProxyHttp for Proxy {
 
     fn suppress_proxy_warn_log(&self, _: &Session, _: &Context, _: &Error, _: ProxyWarnLogContext) -> bool {
         true
-    }
-}
-
-/// How long a response header is waited for.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    response: Duration,
-    upload: Duration,
-}
-
-impl Patience {
-    fn left(self, uploading: bool) -> Duration {
-        if uploading { self.upload } else { self.response }
     }
 }
 

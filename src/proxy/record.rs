@@ -9,18 +9,27 @@ use smallvec::SmallVec;
 
 use crate::observe::access_log::{AccessLog, Attempt, Entry};
 use crate::observe::metrics::Class;
-use crate::proxy::{Context, Proxy, Refusal, final_response, slow};
+use crate::proxy::patience::Kind;
+use crate::proxy::{Context, Proxy, Refusal, final_response, http2, slow};
 
 impl Proxy {
     /// Records a request that is over. Called once for each, by `logging`.
     pub(super) fn record(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
         slow::request_over();
+        ctx.recorded = true;
         let failure = ctx.failure.or(error.map(Refusal::of));
         ctx.end_attempt(error.and(failure));
+        if failure == Some(Refusal::ClientGone) {
+            http2::cancelled();
+        }
         if failure == Some(Refusal::SlowReader) {
             self.node.metrics.refused.with_label_values(&[Refusal::SlowReader.name()]).inc();
         }
-        let status = final_response(session).map_or(0, |response| response.status.as_u16());
+        let mut status = final_response(session).map_or(0, |response| response.status.as_u16());
+        if let (Kind::Call(_), Some(refusal), true) = (ctx.kind, failure, status != 0) {
+            // What every other request would have got: a call is told in another way.
+            status = refusal.status().as_u16();
+        }
         let gone = status == 0 || failure.is_some_and(Refusal::ends_connection);
         let class = if gone { Class::Aborted } else { Class::of(status) };
         match &ctx.target {

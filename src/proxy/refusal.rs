@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use nix::errno::Errno;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
@@ -12,7 +12,7 @@ use pingora::{Error, ErrorSource, ErrorType, Result};
 use crate::config::ServerHeader;
 use crate::filters::framing::Fault;
 use crate::filters::{request_id, server_header};
-use crate::proxy::Context;
+use crate::proxy::{Context, grpc};
 use crate::upstream::admission::Unavailable;
 use crate::upstream::errno::os_error;
 use crate::upstream::server::Outcome;
@@ -49,6 +49,8 @@ pub enum Refusal {
     SlowHeader,
     /// The client asked too often.
     RateLimited,
+    /// The client cancelled most of its requests; the connection was closed.
+    TooManyResets,
     /// The client took too long to send its body.
     SlowBody,
     /// The client took too long to take the response; nobody sees this one but the logs.
@@ -100,6 +102,7 @@ impl Refusal {
             Refusal::BadProxyHeader => "bad-proxy-header",
             Refusal::SlowHeader => "slow-header",
             Refusal::RateLimited => "rate-limited",
+            Refusal::TooManyResets => "too-many-resets",
             Refusal::SlowBody => "slow-body",
             Refusal::SlowReader => "slow-reader",
             Refusal::Overloaded => "overloaded",
@@ -132,7 +135,7 @@ impl Refusal {
             Refusal::Denied => 403,
             Refusal::SlowHeader | Refusal::SlowBody => 408,
             Refusal::RateLimited => 429,
-            Refusal::ClientGone | Refusal::SlowReader => 499,
+            Refusal::ClientGone | Refusal::SlowReader | Refusal::TooManyResets => 499,
             Refusal::Internal => 500,
             Refusal::ConnectFailed | Refusal::UpstreamReset | Refusal::UpstreamInvalid => 502,
             Refusal::TooManyConnections | Refusal::Overloaded | Refusal::OutOfDescriptors => 503,
@@ -149,9 +152,11 @@ impl Refusal {
             (ErrorSource::Downstream, ErrorType::WriteTimedout) => Refusal::SlowReader,
             // The system has waited for the client to take something.
             (ErrorSource::Downstream, _) if os_error(error) == Some(Errno::ETIMEDOUT) => Refusal::SlowReader,
-            (ErrorSource::Downstream, ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed) => {
-                Refusal::ClientGone
-            }
+            // Of HTTP/2: it has reset its stream.
+            (
+                ErrorSource::Downstream,
+                ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed | ErrorType::H2Error,
+            ) => Refusal::ClientGone,
             (ErrorSource::Downstream, _) => Refusal::BadRequest,
             (ErrorSource::Upstream, kind) => match kind {
                 ErrorType::ConnectTimedout
@@ -161,6 +166,7 @@ impl Refusal {
                 | ErrorType::BindError
                 | ErrorType::SocketError => Refusal::ConnectFailed,
                 ErrorType::ReadTimedout | ErrorType::WriteTimedout => Refusal::IdleTimeout,
+                ErrorType::H2Error | ErrorType::InvalidH2 if was_reset(error) => Refusal::UpstreamReset,
                 ErrorType::InvalidHTTPHeader | ErrorType::H1Error | ErrorType::H2Error | ErrorType::InvalidH2 => {
                     Refusal::UpstreamInvalid
                 }
@@ -217,6 +223,19 @@ impl From<Unavailable> for Refusal {
     }
 }
 
+/// Whether the server, or the network, has ended a stream of HTTP/2.
+fn was_reset(error: &Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<h2::Error>();
+    cause.is_some_and(|cause| cause.is_io() || cause.is_remote())
+}
+
+/// Whether the server of HTTP/2 says that it did nothing with the request (RFC 9113 §8.7): it may go to another, whatever
+/// its method.
+pub fn was_not_taken(error: &Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<h2::Error>().filter(|cause| cause.is_remote());
+    cause.is_some_and(|cause| cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM))
+}
+
 /// What goes with every answer of ours.
 #[derive(Clone, Copy, Debug)]
 pub struct Letterhead<'a> {
@@ -250,8 +269,16 @@ pub async fn write(
     letterhead: Letterhead<'_>,
     more: &[(HeaderName, HeaderValue)],
 ) -> Result<()> {
-    let text = format!("{} {}\n", refusal.status().as_u16(), refusal.name());
-    let mut response = ResponseHeader::build(refusal.status(), Some(5))?;
+    let call = grpc::is_call(session.req_header());
+    let (status, text) = match call {
+        true => (StatusCode::OK, String::new()),
+        false => (refusal.status(), format!("{} {}\n", refusal.status().as_u16(), refusal.name())),
+    };
+    let mut response = ResponseHeader::build(status, Some(7))?;
+    if call {
+        response.insert_header(grpc::STATUS, grpc::code(refusal))?;
+        response.insert_header(grpc::MESSAGE, refusal.name())?;
+    }
     response.insert_header(HEADER, refusal.name())?;
     for (name, value) in more {
         response.insert_header(name.clone(), value.clone())?;
@@ -296,8 +323,12 @@ async fn finish(
     text: String,
     letterhead: Letterhead<'_>,
 ) -> Result<()> {
-    response.insert_header(CONTENT_TYPE, "text/plain")?;
-    response.insert_header(CONTENT_LENGTH, text.len())?;
+    if response.headers.contains_key(grpc::STATUS) {
+        response.insert_header(CONTENT_TYPE, "application/grpc")?;
+    } else {
+        response.insert_header(CONTENT_TYPE, "text/plain")?;
+        response.insert_header(CONTENT_LENGTH, text.len())?;
+    }
     server_header::apply(&mut response, letterhead.server)?;
     if let Some(id) = letterhead.request_id {
         response.insert_header(request_id::NAME, id.clone())?;
@@ -309,6 +340,9 @@ async fn finish(
     session.write_response_header(Box::new(response), !has_body).await?;
     if has_body {
         session.write_response_body(Some(Bytes::from(text)), true).await?;
+    } else if session.req_header().version == Version::HTTP_2 {
+        // Pingora ends a stream with its header only for responses of servers.
+        session.as_mut().finish_body().await?;
     }
     Ok(())
 }

@@ -54,6 +54,16 @@ pub fn budget(config: &Config) -> Budget {
     budget
 }
 
+/// Requests at once. None: any number.
+///
+/// Each may need a connection to a server. A client of HTTP/1 has one at a time, for which there is a descriptor; one of
+/// HTTP/2 may have a hundred.
+pub fn in_flight(config: &Config, budget: Budget) -> Option<usize> {
+    let many = config.listeners.iter().any(|listener| listener.protocols.h2 || listener.protocols.h2c);
+    let most = many.then_some(budget.connections);
+    config.max_in_flight.into_iter().chain(most).min()
+}
+
 /// Descriptors for all but connections of clients and to servers.
 fn reserve(limit: usize) -> usize {
     (limit / 8).clamp(64, 512)
@@ -69,6 +79,21 @@ fn fit(limit: usize, wanted: Budget) -> Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clients_of_http2_do_not_take_more_than_there_is() {
+        let config = |protocols: &str, more: &str| {
+            let listeners = format!("listeners: [{{ address: 127.0.0.1:0, protocols: {protocols} }}]");
+            let text = format!("version: 1\n{listeners}\npools: {{ app: {{ servers: [10.0.0.1:80] }} }}\n{more}");
+            crate::config::parse(&text, "f", &|_| None).unwrap()
+        };
+        let budget = Budget { connections: 100, idle: 10 };
+        assert_eq!(in_flight(&config("[h1]", ""), budget), None);
+        assert_eq!(in_flight(&config("[h1]", "max_in_flight: 500"), budget), Some(500));
+        assert_eq!(in_flight(&config("[h1, h2c]", ""), budget), Some(100));
+        assert_eq!(in_flight(&config("[h2c]", "max_in_flight: 500"), budget), Some(100));
+        assert_eq!(in_flight(&config("[h2c]", "max_in_flight: 50"), budget), Some(50));
+    }
 
     #[test]
     fn what_fits_stays_and_what_does_not_is_cut() {

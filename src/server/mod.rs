@@ -88,7 +88,7 @@ pub fn prepare(config: Config) -> Result<Prepared, StartError> {
         tls,
         lifecycle: Lifecycle::default(),
         max_connections: budget.connections,
-        in_flight: config.max_in_flight.map(|limit| Arc::new(Gate::new(limit, None))),
+        in_flight: limits::in_flight(&config, budget).map(|limit| Arc::new(Gate::new(limit, None))),
         fleet: OnceLock::new(),
     });
     Ok(Prepared { node, listeners, admin, config, budget })

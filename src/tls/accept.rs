@@ -21,7 +21,7 @@ use pingora::protocols::l4::stream::Stream as Connection;
 use pingora::protocols::tls::server::{handshake, handshake_with_callback};
 use pingora::protocols::{IO, Stream};
 
-use crate::config::TlsVersion;
+use crate::config::{Protocols, TlsVersion};
 use crate::tls::client::ClientCertificate;
 use crate::tls::names::Names;
 use crate::tls::pem::Certificate;
@@ -31,8 +31,14 @@ const CIPHERS: &str = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256
     ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:\
     ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305";
 
-/// The protocols that a listener speaks, as TLS lists them: each after its length.
-const PROTOCOLS: &[u8] = b"\x08http/1.1\x08http/1.0";
+/// The protocols that a listener speaks, as TLS lists them: each after its length, the best first.
+fn listed(protocols: Protocols) -> &'static [u8] {
+    match (protocols.h1, protocols.h2) {
+        (true, true) => b"\x02h2\x08http/1.1\x08http/1.0",
+        (false, true) => b"\x02h2",
+        _ => b"\x08http/1.1\x08http/1.0",
+    }
+}
 
 /// How a handshake ended that did not succeed.
 #[derive(Debug)]
@@ -75,6 +81,7 @@ impl Acceptor {
         certificates: &[Arc<Certificate>],
         clients: Option<&Clients>,
         min_version: TlsVersion,
+        protocols: Protocols,
     ) -> Result<Self, ErrorStack> {
         let mut tls = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
         tls.set_cipher_list(CIPHERS)?;
@@ -93,7 +100,8 @@ impl Acceptor {
         tls.set_read_ahead(true);
         // Required where clients show certificates. Sessions of others cannot be read anyway: the key is not theirs.
         tls.set_session_id_context(b"fairlead")?;
-        tls.set_alpn_select_callback(|_, offered| select_next_proto(PROTOCOLS, offered).ok_or(AlpnError::ALERT_FATAL));
+        let protocols = listed(protocols);
+        tls.set_alpn_select_callback(|_, offered| select_next_proto(protocols, offered).ok_or(AlpnError::ALERT_FATAL));
         if let Some(clients) = clients {
             let mut store = X509StoreBuilder::new()?;
             for authority in &clients.authorities {

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use pingora::protocols::Stream;
 use prometheus::IntCounter;
 
-use crate::config::{self, CertificateFiles, Step};
+use crate::config::{self, CertificateFiles, Protocols, Step};
 use crate::observe::metrics::Metrics;
 use crate::tls::accept::{Acceptor, Clients, Failure};
 use crate::tls::pem::{Certificate, Fault, authorities, reason};
@@ -22,6 +22,7 @@ pub struct Listener {
     /// The listener's.
     pub name: String,
     config: config::ListenerTls,
+    protocols: Protocols,
     /// What new connections get.
     acceptor: ArcSwap<Acceptor>,
     files: Mutex<Files>,
@@ -54,11 +55,13 @@ impl Listener {
         metrics: &Metrics,
     ) -> Result<Self, Vec<(Vec<Step>, String)>> {
         let files = Files::read(tls)?;
-        let acceptor = files.acceptor(tls).map_err(|error| vec![(vec!["certificates".into()], error)])?;
+        let acceptor =
+            files.acceptor(tls, listener.protocols).map_err(|error| vec![(vec!["certificates".into()], error)])?;
         let handshakes = |result: &str| metrics.tls_handshakes.with_label_values(&[listener.name.as_str(), result]);
         Ok(Listener {
             name: listener.name.clone(),
             config: tls.clone(),
+            protocols: listener.protocols,
             acceptor: ArcSwap::from_pointee(acceptor),
             files: Mutex::new(files),
             handshakes: Handshakes {
@@ -103,7 +106,7 @@ impl Listener {
         if !renewed && self.acceptor.load().age() < TICKET_KEYS {
             return;
         }
-        match files.acceptor(&self.config) {
+        match files.acceptor(&self.config, self.protocols) {
             Ok(acceptor) => self.acceptor.store(Arc::new(acceptor)),
             Err(error) => return log::error!(listener = self.name, reason = error; "certificate_not_reloaded"),
         }
@@ -140,10 +143,10 @@ impl Files {
         if faults.is_empty() { Ok(Files { certificates, clients }) } else { Err(faults) }
     }
 
-    fn acceptor(&self, tls: &config::ListenerTls) -> Result<Acceptor, String> {
+    fn acceptor(&self, tls: &config::ListenerTls, protocols: Protocols) -> Result<Acceptor, String> {
         let certificates: Vec<_> = self.certificates.iter().map(|(_, certificate)| certificate.clone()).collect();
         let clients = self.clients.as_ref().map(|(_, clients)| clients);
-        Acceptor::new(&certificates, clients, tls.min_version)
+        Acceptor::new(&certificates, clients, tls.min_version, protocols)
             .map_err(|error| format!("OpenSSL refuses it: {}", reason(&error)))
     }
 

@@ -174,7 +174,9 @@ impl Checker {
         let mut request = RequestHeader::build("GET", path.as_bytes(), Some(3))?;
         request.insert_header("Host", host)?;
         request.insert_header("User-Agent", concat!("fairlead-health/", env!("CARGO_PKG_VERSION")))?;
-        request.insert_header("Connection", "close")?;
+        if matches!(session, HttpSession::H1(_)) {
+            request.insert_header("Connection", "close")?;
+        }
         session.write_request_header(Box::new(request)).await?;
         session.finish_request_body().await?;
         session.read_response_header().await?;

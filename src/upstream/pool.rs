@@ -201,6 +201,7 @@ mod tests {
                 connect_timeout: std::time::Duration::from_secs(1),
                 idle: std::time::Duration::from_secs(30),
                 idle_max: 10,
+                protocol: config::Protocol::H1,
                 tls: None,
             },
             ejection: Some(config::Ejection::default()),

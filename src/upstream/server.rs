@@ -278,6 +278,11 @@ impl Server {
         peer.options.connection_timeout = Some(upstream.connect_timeout);
         peer.options.total_connection_timeout = Some(upstream.connect_timeout);
         peer.options.idle_timeout = Some(upstream.idle);
+        if upstream.protocol == config::Protocol::H2 {
+            // Without TLS by prior knowledge. One request at a time on a connection, as Pingora has it by default: a
+            // request's deadline ends its connection (`proxy::deadline`), which must not be another's.
+            peer.options.set_http_version(2, 2);
+        }
         Some(peer)
     }
 
