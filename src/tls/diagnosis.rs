@@ -4,16 +4,21 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use openssl::error::ErrorStack;
 use openssl::ssl::{Ssl, SslConnector, SslMethod, SslVerifyMode};
 use openssl::x509::store::X509StoreBuilder;
 use openssl::x509::{X509Ref, X509StoreContextRef};
 use pingora::tls::tokio_ssl::SslStream;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use crate::tls::pem;
 use crate::tls::upstream::Upstream;
+
+/// How long what a server says after the handshake is waited for.
+const AFTERWARDS: Duration = Duration::from_millis(200);
 
 /// Why TLS to a server cannot be had. None: this time it could be, or the server cannot be reached.
 pub async fn why_refused(tls: &Upstream, address: SocketAddr, host: &str) -> Option<String> {
@@ -25,12 +30,21 @@ pub async fn why_refused(tls: &Upstream, address: SocketAddr, host: &str) -> Opt
         Err(error) => return Some(pem::reason(&error)),
     };
     let mut stream = SslStream::new(ssl, connection).ok()?;
-    let error = Pin::new(&mut stream).connect().await.err()?;
+    let error = match Pin::new(&mut stream).connect().await {
+        Err(error) => error,
+        Ok(()) => return said_afterwards(&mut stream).await,
+    };
     let refused = found.lock().unwrap_or_else(PoisonError::into_inner).take();
     Some(refused.unwrap_or_else(|| match error.ssl_error() {
         Some(stack) => in_words(&pem::reason(stack)),
         None => "the server ended the connection during the TLS handshake".to_owned(),
     }))
+}
+
+/// In TLS 1.3 a server looks at our certificate only after we are done: if it does not like it, it says so at once.
+async fn said_afterwards(stream: &mut SslStream<TcpStream>) -> Option<String> {
+    let read = tokio::time::timeout(AFTERWARDS, stream.read(&mut [0; 1])).await.ok()?;
+    alert(&read.err()?.to_string())
 }
 
 /// As Pingora sets its connections up.

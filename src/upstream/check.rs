@@ -196,7 +196,9 @@ fn peer(server: &Server, address: SocketAddr) -> Option<HttpPeer> {
 
 /// What was wrong. What is wrong with a certificate is found out by asking again.
 async fn reason(error: &Error, server: &Server) -> String {
-    let why = if refused::is_tls(error) { refused::why(server).await } else { None };
+    // A server that wants a certificate may say so only after the handshake, while we write.
+    let ask = refused::is_tls(error) || *error.etype() == ErrorType::WriteError;
+    let why = if ask { refused::why(server).await } else { None };
     why.or_else(|| tls::alert(&error.to_string())).unwrap_or_else(|| plain(error))
 }
 
