@@ -12,7 +12,7 @@
 //! | [`snapshot`] | what a request sees of the configuration |
 //! | [`filters`] | what is read from and changed in headers |
 //! | [`routing`] | listener + host + path → route |
-//! | [`upstream`] | which servers may be chosen now; **where one is chosen:** [`upstream::Pool::choose`] |
+//! | [`upstream`] | which servers may be chosen now, and whether a request may go ([`upstream::admission`]); **where one is chosen:** [`upstream::Pool::choose`] |
 //! | [`balance`] | **the choice** itself: pure functions over plain data |
 //! | [`load`] | who is busy: connections of clients, the ledger of leases, the fleet's view, the exchange with Redis and its protocol; who asks too often |
 //! | [`tls`] | certificates: read, checked, shown to clients and servers, renewed |
