@@ -189,23 +189,8 @@ async fn a_response_taken_slowly_but_steadily_goes_on() {
 
 /// What a crowd of slow clients does to the others.
 struct Siege {
-    before: Duration,
-    /// While they come.
-    coming: Duration,
-    /// While they are all there.
-    during: Duration,
-    requests: usize,
     failures: BTreeMap<String, usize>,
     memory: (u64, u64),
-    /// Until all slow clients were gone.
-    gone: Duration,
-}
-
-/// 99 % of the requests of this time took no longer.
-fn p99(took: &[(Instant, Duration)], from: Instant, to: Instant) -> Duration {
-    let mut took: Vec<_> = took.iter().filter(|(began, _)| (from..to).contains(began)).map(|(_, took)| *took).collect();
-    took.sort();
-    took[took.len() * 99 / 100]
 }
 
 /// Resident memory in KiB.
@@ -221,13 +206,10 @@ async fn siege(slow: usize, calm: Duration, limit: Duration) -> Siege {
     let (_origin, fairlead) =
         start("timeouts: { header: 6s, keepalive: 4s, body: 4s, write: 6s }, limits: { min_rate: 1KiB/s }").await;
     let address = fairlead.address();
-    let began = Instant::now();
     let load = Load::start(address, 8, "/delay/5");
     tokio::time::sleep(calm).await;
-    let before = p99(&load.tally().took, began + calm / 4, Instant::now());
     let memory_before = memory(&fairlead);
 
-    let siege = Instant::now();
     let mut clients = JoinSet::new();
     for n in 0..slow {
         clients.spawn(async move {
@@ -259,47 +241,20 @@ async fn siege(slow: usize, calm: Duration, limit: Duration) -> Siege {
     }
     let connections = async || fairlead.metric("fairlead_connections", &[]).await as usize;
     let all = slow * 9 / 10;
-    let came = within(limit, "they come", async || connections().await >= all).await;
+    within(limit, "they come", async || connections().await >= all).await;
     let memory_during = memory(&fairlead);
-    let gone = came + within(limit, "they are gone", async || connections().await <= 8).await;
-    let took = load.tally().took;
-    let (coming, during) = (p99(&took, siege, siege + came), p99(&took, siege + came, Instant::now()));
+    within(limit, "they are gone", async || connections().await <= 8).await;
     let tally = load.stop().await;
     fairlead.idle().await;
     let ended = fairlead.metric(REFUSED, &[]).await as usize;
     assert!(ended >= slow * 8 / 10, "{ended} of {slow} slow ones were counted");
-    Siege {
-        before,
-        coming,
-        during,
-        requests: tally.ok + tally.failed,
-        failures: tally.failures,
-        memory: (memory_before, memory_during),
-        gone,
-    }
+    Siege { failures: tally.failures, memory: (memory_before, memory_during) }
 }
 
 #[tokio::test]
 async fn a_crowd_of_slow_clients_does_not_hurt_the_others() {
     let seen = siege(300, ms(1000), ms(20_000)).await;
     assert!(seen.failures.is_empty(), "{:?}", seen.failures);
-    assert!(seen.during < seen.before * 2 + ms(100), "p99 {:?}, then {:?}", seen.before, seen.during);
     let grown = seen.memory.1.saturating_sub(seen.memory.0);
     assert!(grown < 300 * 150, "{grown} KiB for 300 connections");
-}
-
-/// The same with more of them, to look at: `cargo test --test e2e -- --ignored --nocapture two_thousand`.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes a machine of its own"]
-async fn two_thousand_slow_clients() {
-    let seen = siege(2000, ms(5000), ms(60_000)).await;
-    let Siege { requests, before, coming, during, .. } = seen;
-    println!(
-        "{requests} normal requests: p99 {before:?} before, {coming:?} while they come, {during:?} while they stay"
-    );
-    println!(
-        "memory: {} KiB before, {} KiB during; all slow ones gone after {:?}",
-        seen.memory.0, seen.memory.1, seen.gone
-    );
-    assert!(seen.failures.is_empty(), "{:?}", seen.failures);
 }
