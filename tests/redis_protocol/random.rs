@@ -188,6 +188,9 @@ fn tidy(world: &mut World) -> Result<(), String> {
             return Err(format!("{name} was forgotten, with {total} in flight"));
         }
     }
+    // Who has them says so again before the next time.
+    let configured: Vec<_> = world.conf.keys().cloned().collect();
+    configured.iter().for_each(|name| world.remember(name));
     world.hits("forgotten", gone.len() as u64);
     let busy = left_over.iter().filter(|name| before[*name].1 > 0).count();
     world.hits("left over and busy", busy as u64);
