@@ -7,7 +7,7 @@ use fairlead::load::redis::calls::{TableOp, Terms};
 use fairlead::load::redis::{Args, Node, Outcome, Refusal, Request, Value, scripts};
 
 use crate::resp::{Command, Conn};
-use crate::world::{LEASE_MS, World};
+use crate::world::{LEASE_MS, Late, World};
 
 /// What becomes of a message.
 #[derive(Clone, Copy, PartialEq)]
@@ -151,7 +151,7 @@ impl Member {
         match fate {
             Fate::Lost => world.hit("lost, not executed"),
             Fate::Late => {
-                world.late.push(command.bytes());
+                world.late.push(Late { message: command.bytes(), again: false, reset });
                 world.hit("delayed");
             }
             Fate::Cut => {
@@ -171,7 +171,7 @@ impl Member {
                 }
                 self.calls.push_back(Call { seq, picks, reset, bounced, resent });
                 if fate == Fate::Doubled {
-                    world.late.push(command.bytes());
+                    world.late.push(Late { message: command.bytes(), again: true, reset });
                     world.hit("doubled");
                 }
                 return;

@@ -92,7 +92,7 @@ fn step(world: &mut World, nodes: &mut Vec<Member>) -> Result<(), String> {
     } else if dice < 0.984 {
         replace(world, nodes, at)?;
     } else if dice < 0.985 {
-        world.conn.ask(&[b"FLUSHALL"]);
+        world.flush_all();
         world.hit("FLUSHALL");
     } else if dice < 0.992 {
         change_table(world);
@@ -107,8 +107,8 @@ fn late_message(world: &mut World) -> Result<(), String> {
     if world.late.is_empty() {
         return Ok(());
     }
-    let message = world.late.swap_remove(world.rng.usize(..world.late.len()));
-    world.side.send(&message);
+    let late = world.late.swap_remove(world.rng.usize(..world.late.len()));
+    world.side.send(&late.message);
     let error = world.side.read().err().unwrap_or_default();
     world.hit(match error.split(' ').next() {
         Some("") => "late: ran",

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | call 2 is sent before call 1's picks are known | changes add to them; picks enter `sent` when they are read |
 //! | a reply is lost, or the call never ran, or it is late | the outcome is given up; a `RESET` sets the row to `own`, and an older call that comes after it is void |
-//! | a call is doubled | the second is `STALE`, void |
+//! | a call is doubled | the second is `STALE`, void. Not so a `RESET` whose row was deleted in between: then the node's next call may go on from what the second one picked, until its row is checked. No connection brings a message twice, so nothing must send one twice: the client repeats no call |
 //! | an error in a pipeline | the call behind it is void too (`GAP` or `NOLEASE`) |
 //! | failover to a lagging replica | `GAP`, or a new connection, which begins with `RESET` |
 //! | lease run out and reaped, or everything deleted | no row, so `NOLEASE`, so `RESET` makes row and lease |
