@@ -232,7 +232,8 @@ impl Context {
         let Some(attempt) = &mut self.attempt else { return };
         attempt.sent = done.then_some(now);
         let sent = attempt.sent;
-        if let Some(ticket) = &attempt.ticket {
+        // Once the answer has begun, only the deadline of a call is left, and stays.
+        if let Some(ticket) = attempt.ticket.as_ref().filter(|_| self.to_header.is_none()) {
             self.node
                 .deadlines
                 .change(ticket, |wait| (wait.until, wait.sent, wait.repeatable) = (until, sent, repeatable));

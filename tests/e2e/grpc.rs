@@ -360,6 +360,23 @@ async fn deadlines_hold() {
     until("the server has stopped", async || server.running() == 0).await;
 }
 
+/// What the client says after the answer has begun brings back no deadline of the route's.
+#[tokio::test]
+async fn a_late_word_does_not_shorten_a_call() {
+    let server = Server::start().await;
+    let (fairlead, _) = start(&server, "timeouts: { response: 500ms }").await;
+    let mut client = H2::connect(fairlead.address()).await;
+    let headers = [("content-type", "application/grpc"), ("te", "trailers"), ("grpc-timeout", "1500m")];
+    let begun = Instant::now();
+    let (response, mut body) = client.begin(h2_request("POST", "/test.Echo/Endless", &headers), false).await;
+    let response = soon("the answer begins", response).await.unwrap();
+    body.send_data(Bytes::from_static(b"\0\0\0\0\x01x"), true).unwrap();
+    let answer = soon("the end", Answer::of(response)).await.unwrap();
+    assert_eq!(answer.trailers.get("grpc-status").unwrap(), "4");
+    assert!(begun.elapsed() >= ms(1400), "{:?}", begun.elapsed());
+    fairlead.idle().await;
+}
+
 #[tokio::test]
 async fn others_are_not_touched_by_a_deadline() {
     let server = Server::start().await;
