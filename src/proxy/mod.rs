@@ -29,6 +29,7 @@ mod record;
 mod redirect;
 mod refusal;
 pub mod retry;
+mod session;
 mod slow;
 mod turn_away;
 
@@ -55,13 +56,14 @@ use self::refusal::was_not_taken;
 use crate::balance::{Policy, hash_key};
 use crate::config::{HashKey, Protocol};
 use crate::filters::stream::is_stream;
-use crate::filters::{certificate, client, framing, hop_by_hop, request_id, response, rules, server_header};
+use crate::filters::{certificate, client, hop_by_hop, request_id, response, rules, server_header};
 use crate::node::Node;
 use crate::proxy::again::{is_repeatable, prefer_untried};
 use crate::proxy::deadline::{Socket, TICK};
 use crate::proxy::handshake::Handshake;
 use crate::proxy::patience::{Kind, Patience};
 use crate::proxy::retry::Fault;
+use crate::proxy::session::{client_left, final_response, is_final};
 use crate::routing;
 use crate::upstream::errno::out_of_descriptors;
 use crate::upstream::{Pool, refused};
@@ -107,26 +109,8 @@ impl ProxyHttp for Proxy {
         let local = session.server_addr().and_then(|address| address.as_inet()).copied();
         let snapshot = ctx.snapshot.clone();
         let listener = snapshot.listener(local);
-        if let Some(listener) = listener {
-            let timeouts = listener.timeouts;
-            ctx.body_timeout = Some(timeouts.body);
-            session.set_read_timeout(Some(timeouts.body));
-            session.set_write_timeout(Some(timeouts.write));
-            session.set_total_drain_timeout(Some(timeouts.body));
-            // Pingora forgets the keepalive timeout after a connection's first request.
-            if !self.node.lifecycle.is_closed() && session.get_keepalive().is_some() {
-                session.set_keepalive(Some(timeouts.keepalive.as_secs().max(1)));
-            }
-        }
-        session.set_pipelining_enabled(true);
-        if framing::says_close(&session.req_header().headers) {
-            session.set_keepalive(None);
-        }
-        if session.req_header().version == Version::HTTP_10 {
-            // Such a client knows no interim responses.
-            session.set_ignore_info_resp(true);
-        }
-
+        session::prepare(session, listener, !self.node.lifecycle.is_closed());
+        ctx.body_timeout = listener.map(|listener| listener.timeouts.body);
         let request = session.req_header();
         ctx.kind = match request.version {
             Version::HTTP_2 if grpc::is_call(request) => {
@@ -480,26 +464,6 @@ impl ProxyHttp for Proxy {
     fn suppress_proxy_warn_log(&self, _: &Session, _: &Context, _: &Error, _: ProxyWarnLogContext) -> bool {
         true
     }
-}
-
-/// Whether another header may follow.
-fn is_final(status: StatusCode) -> bool {
-    !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS
-}
-
-/// What the client got, beyond interim responses.
-fn final_response(session: &Session) -> Option<&ResponseHeader> {
-    session.response_written().filter(|response| is_final(response.status))
-}
-
-/// Resolves when the client of a request that waits has left. While there is a body to be read it cannot be told.
-async fn client_left(session: &mut Session) {
-    let session = session.as_mut();
-    if !session.is_body_done() {
-        return std::future::pending().await;
-    }
-    // Pipelined bytes are kept for the next request; after them there is silence.
-    while let Ok(Some(_)) = session.read_body_or_idle(true).await {}
 }
 
 /// Ends a request with a refusal that `fail_to_proxy` will write.
