@@ -31,6 +31,7 @@ mod refusal;
 pub mod retry;
 mod slow;
 mod turn_away;
+mod unparsed;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -25,6 +25,8 @@ pub const HEADER: HeaderName = HeaderName::from_static("fairlead-error");
 pub enum Refusal {
     /// The request is not one that can be passed on.
     BadRequest,
+    /// The request could not be read at all.
+    Unparsed,
     /// Which route serves it depends on how its path is read.
     AmbiguousPath,
     /// No route matches.
@@ -90,6 +92,7 @@ impl Refusal {
     pub fn name(self) -> &'static str {
         match self {
             Refusal::BadRequest => "bad-request",
+            Refusal::Unparsed => "unparsed",
             Refusal::AmbiguousPath => "ambiguous-path",
             Refusal::NoRoute => "no-route",
             Refusal::MethodNotAllowed => "method-not-allowed",
@@ -125,7 +128,7 @@ impl Refusal {
     /// The status that the client sees; 499, by convention, when it is gone.
     pub fn status(self) -> StatusCode {
         let code = match self {
-            Refusal::BadRequest | Refusal::AmbiguousPath | Refusal::BadProxyHeader => 400,
+            Refusal::BadRequest | Refusal::Unparsed | Refusal::AmbiguousPath | Refusal::BadProxyHeader => 400,
             Refusal::NoRoute => 404,
             Refusal::MethodNotAllowed => 405,
             Refusal::BodyTooLarge => 413,
@@ -256,7 +259,7 @@ impl<'c> Letterhead<'c> {
 }
 
 /// Methods that pass through here. Any does, but a client that asks must be told some.
-const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE";
+pub const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE";
 
 /// Answers a request. A connection whose request body was not read to its end is closed afterwards: what follows on
 /// it is not a request. `more` headers are for this refusal alone.
