@@ -233,10 +233,13 @@ fn was_reset(error: &Error) -> bool {
 }
 
 /// Whether the server of HTTP/2 says that it did nothing with the request (RFC 9113 §8.7): it may go to another, whatever
-/// its method.
+/// its method. It refuses the stream, or says goodbye and counts the stream among those that it did not take; one that it
+/// did take ends otherwise, should the connection close too early.
 pub fn was_not_taken(error: &Error) -> bool {
     let cause = error.root_cause().downcast_ref::<h2::Error>().filter(|cause| cause.is_remote());
-    cause.is_some_and(|cause| cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM))
+    cause.is_some_and(|cause| {
+        cause.is_go_away() || cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM)
+    })
 }
 
 /// What goes with every answer of ours.
