@@ -18,6 +18,7 @@ use crate::node::{Connection, Node};
 use crate::proxy::http2::{self, End, Http2, Spoken};
 use crate::proxy::proxied::{self, Failure};
 use crate::proxy::turn_away::TurnedAway;
+use crate::proxy::unparsed::Replaced;
 use crate::proxy::{Proxy, Refusal, slow};
 use crate::tls;
 
@@ -163,6 +164,7 @@ impl ServerApp for EdgeApp {
         let Some((_pass, terms)) = &entered.by else { return self.proxy.process_new(stream, shutdown).await };
         match http2::spoken(stream, terms.protocols, terms.timeouts.header).await {
             Spoken::Http1(stream) => {
+                let stream = Box::new(Replaced::new(stream, self.node.clone()));
                 let connection = self.proxy.process_new(stream, shutdown);
                 let ended = slow::header_deadline(&terms.timeouts, connection).await;
                 if ended.is_none() {

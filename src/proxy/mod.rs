@@ -32,6 +32,7 @@ pub mod retry;
 mod session;
 mod slow;
 mod turn_away;
+mod unparsed;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -25,6 +25,8 @@ pub const HEADER: HeaderName = HeaderName::from_static("fairlead-error");
 pub enum Refusal {
     /// The request is not one that can be passed on.
     BadRequest,
+    /// The request could not be read at all.
+    Unparsed,
     /// Which route serves it depends on how its path is read.
     AmbiguousPath,
     /// No route matches.
@@ -90,6 +92,7 @@ impl Refusal {
     pub fn name(self) -> &'static str {
         match self {
             Refusal::BadRequest => "bad-request",
+            Refusal::Unparsed => "unparsed",
             Refusal::AmbiguousPath => "ambiguous-path",
             Refusal::NoRoute => "no-route",
             Refusal::MethodNotAllowed => "method-not-allowed",
@@ -125,7 +128,7 @@ impl Refusal {
     /// The status that the client sees; 499, by convention, when it is gone.
     pub fn status(self) -> StatusCode {
         let code = match self {
-            Refusal::BadRequest | Refusal::AmbiguousPath | Refusal::BadProxyHeader => 400,
+            Refusal::BadRequest | Refusal::Unparsed | Refusal::AmbiguousPath | Refusal::BadProxyHeader => 400,
             Refusal::NoRoute => 404,
             Refusal::MethodNotAllowed => 405,
             Refusal::BodyTooLarge => 413,
@@ -230,10 +233,13 @@ fn was_reset(error: &Error) -> bool {
 }
 
 /// Whether the server of HTTP/2 says that it did nothing with the request (RFC 9113 §8.7): it may go to another, whatever
-/// its method.
+/// its method. It refuses the stream, or says goodbye and counts the stream among those that it did not take; one that it
+/// did take ends otherwise, should the connection close too early.
 pub fn was_not_taken(error: &Error) -> bool {
     let cause = error.root_cause().downcast_ref::<h2::Error>().filter(|cause| cause.is_remote());
-    cause.is_some_and(|cause| cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM))
+    cause.is_some_and(|cause| {
+        cause.is_go_away() || cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM)
+    })
 }
 
 /// What goes with every answer of ours.
@@ -256,7 +262,7 @@ impl<'c> Letterhead<'c> {
 }
 
 /// Methods that pass through here. Any does, but a client that asks must be told some.
-const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE";
+pub const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE";
 
 /// Answers a request. A connection whose request body was not read to its end is closed afterwards: what follows on
 /// it is not a request. `more` headers are for this refusal alone.

@@ -73,6 +73,11 @@ pub fn header_arrived() {
     HEADER.try_with(|waiting| waiting.until.set(None)).ok();
 }
 
+/// Whether a request header is still waited for.
+pub fn waits_for_header() -> bool {
+    HEADER.try_with(|waiting| waiting.until.get().is_some()).unwrap_or(false)
+}
+
 /// A request has been served: what is left of its body, and the next header, are waited for.
 pub fn request_over() {
     HEADER.try_with(|waiting| waiting.until.set(Some(Instant::now() + waiting.next))).ok();

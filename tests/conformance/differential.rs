@@ -144,7 +144,7 @@ async fn agree(server: &Server, fairlead: &Fairlead, message: &[u8]) -> Result<b
     Ok(!seen.is_empty())
 }
 
-/// The proxy's own, or Pingora's.
+/// The proxy's own.
 fn is_ours(answer: &Answer) -> bool {
-    answer.all("fairlead-error").is_some() || answer.all("server").is_some_and(|server| server.contains("Pingora"))
+    answer.all("fairlead-error").is_some()
 }

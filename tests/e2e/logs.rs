@@ -91,6 +91,28 @@ async fn refusals_are_logged_without_a_server() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_read_is_told_too() {
+    let origin = Origin::start("a");
+    let listener = "listeners: [{ name: public, address: \"127.0.0.1:0\", server_header: edge }]\n";
+    let pools = format!("pools: {{ app: {{ servers: [{}] }} }}\n", servers(&[&origin]));
+    let fairlead = Fairlead::start(&config(&format!("{listener}{pools}access_log: {{ {JSON} }}\n"))).await;
+    let mut client = fairlead.client().await;
+    client.send_get("/", "").await;
+    assert_eq!(client.response().await.unwrap().status, 200);
+    client.send("GE(T / HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    let response = client.response().await.unwrap();
+    assert_eq!(response.refusal(), (400, "unparsed"));
+    assert_eq!((response.header("server"), response.text().as_str()), (Some("edge"), "400 unparsed"));
+    client.closed().await;
+    let lines = json_lines(&fairlead, 2).await;
+    assert_eq!((&lines[1]["status"], &lines[1]["error"]), (&Value::from(400), &Value::from("unparsed")));
+    assert_eq!((&lines[1]["client"], &lines[1]["method"]), (&Value::from("127.0.0.1"), &Value::from("")));
+    assert_eq!(lines[1]["request_id"], response.header("x-request-id").unwrap());
+    assert_eq!(fairlead.metric("fairlead_refused_total", &[("reason", "unparsed")]).await, 1.0);
+    assert_eq!(fairlead.metric("fairlead_requests_total", &[("class", "4xx")]).await, 1.0);
+}
+
+#[tokio::test]
 async fn every_attempt_is_told() {
     let (mut a, b) = (Origin::start("a"), Origin::start("b"));
     let pool = one_pool(&servers(&[&a, &b]), "balance: round-robin, health: { type: tcp, interval: 60s, timeout: 1s }");

@@ -27,6 +27,7 @@ mod health;
 mod http2;
 mod http2_faults;
 mod http2_frames;
+mod http2_servers;
 mod logs;
 mod never_twice;
 mod overload;

@@ -100,6 +100,17 @@ impl Frames {
         frames
     }
 
+    /// The other end of one: the preface has been taken, and settings have been sent. None: it ended before that.
+    pub async fn accepted(mut stream: TcpStream) -> Option<Self> {
+        let mut preface = [0; PREFACE.len()];
+        soon("the preface", stream.read_exact(&mut preface)).await.ok()?;
+        assert_eq!(preface, PREFACE);
+        let mut frames = Frames { stream };
+        frames.send(&Frame::new(kind::SETTINGS, 0, 0, [])).await;
+        frames.send(&Frame::new(kind::SETTINGS, ACK, 0, [])).await;
+        Some(frames)
+    }
+
     /// Sends what the other side may not want any more.
     pub async fn write(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).await.is_ok()
