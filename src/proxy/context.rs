@@ -232,7 +232,10 @@ impl Context {
         let Some(attempt) = &mut self.attempt else { return };
         attempt.sent = done.then_some(now);
         let sent = attempt.sent;
-        if let Some(ticket) = &attempt.ticket {
+        // Once the header is there, only the end of a call is watched: that stays.
+        if attempt.status == 0
+            && let Some(ticket) = &attempt.ticket
+        {
             self.node
                 .deadlines
                 .change(ticket, |wait| (wait.until, wait.sent, wait.repeatable) = (until, sent, repeatable));

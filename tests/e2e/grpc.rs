@@ -350,6 +350,16 @@ async fn deadlines_hold() {
     assert_eq!(answer.trailers.get("grpc-status").unwrap(), "4");
     assert_eq!(answer.trailers.get("grpc-message").unwrap(), "response-timeout");
     assert!(answer.body.len() > 5 && begun.elapsed() >= ms(1400), "{:?}", begun.elapsed());
+    // Also when the answer begins before the call has ended.
+    let begun = Instant::now();
+    let headers = [("content-type", "application/grpc"), ("te", "trailers"), ("grpc-timeout", "1500m")];
+    let (response, mut body) = client.begin(h2_request("POST", "/test.Echo/Endless", &headers), false).await;
+    body.send_data(Bytes::from_static(b"\0\0\0\0\x01x"), false).unwrap();
+    let response = soon("a header", response).await.unwrap();
+    body.send_data(Bytes::new(), true).unwrap();
+    let answer = soon("its end", Answer::of(response)).await.unwrap();
+    assert_eq!(answer.trailers.get("grpc-status").unwrap(), "4");
+    assert!(begun.elapsed() >= ms(1400), "{:?}", begun.elapsed());
     // In time.
     let answer = patient(&mut client, "/test.Echo/Unary", "1S").await;
     assert_eq!(
