@@ -6,8 +6,9 @@ use pingora::proxy::Session;
 
 use crate::config::Redirect;
 use crate::filters::rules;
+use crate::proxy::checks::host_of;
 use crate::proxy::refusal::{self, Letterhead};
-use crate::proxy::{Context, Proxy, Refusal, host_of};
+use crate::proxy::{Context, Proxy, Refusal};
 use crate::routing;
 
 impl Proxy {
