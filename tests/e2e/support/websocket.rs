@@ -19,7 +19,7 @@ use tokio_tungstenite::{WebSocketStream, accept_hdr_async, client_async};
 /// One WebSocket.
 pub type Socket<S = TcpStream> = WebSocketStream<S>;
 
-/// Echoes messages of text and bytes, and chooses the first protocol that a client offers. `close CODE` as text makes it
+/// Echoes messages of text and bytes, and chooses the first protocol that a client offers. The text `close CODE` makes it
 /// close with this code and the reason `as asked`.
 pub struct EchoServer {
     /// Where it is.
