@@ -1,7 +1,8 @@
 # make demo     four small servers, the proxy on :9090 and a live table; ARGS="--port 9191" and so on go to `fairlead demo`
-# make test     format, lints, docs, tests: all that CI does, but for the next but one
+# make test     format, lints, docs, tests: all that CI does, but for `make test-…`
 # make check    the same without running tests
 # make test-differential   whether nginx, Node, gunicorn and uvicorn agree with the proxy where messages end
+# make test-clients   whether curl, h2load and Chromium get what they ask for, over TLS and HTTP/2 above all
 # make bench    what a choice and a lease cost, then load through the proxy beside nginx and HAProxy; ARGS="--help" tells more
 # make bench-fleet   the tail latency of 16 nodes beside nginx and HAProxy, and without Redis; ARGS="--redis-fault stop" and so on
 # make bench-faults  what clients notice when servers go wrong, beside nginx and HAProxy; ARGS="--scenario all-hang" and so on
@@ -15,7 +16,7 @@ TARGETS ?= config proxy_protocol routing
 LOCKED ?=
 step = @printf '\n==> %s\n' '$(1)'
 
-.PHONY: demo test test-differential check bench bench-fleet bench-faults fuzz $(TARGETS:%=fuzz-%) lint need-build need-test need-differential need-bench need-fuzz
+.PHONY: demo test test-differential test-clients check bench bench-fleet bench-faults fuzz $(TARGETS:%=fuzz-%) lint need-build need-test need-differential need-clients need-bench need-fuzz
 
 demo: need-build
 	@exec cargo run $(LOCKED) --profile quick --bin fairlead -- demo $(ARGS)
@@ -30,6 +31,12 @@ test-differential: need-differential
 	@cargo clippy $(LOCKED) --test differential -- -D warnings
 	$(call step,cargo test --test differential)
 	@cargo test $(LOCKED) --test differential --no-fail-fast -- --show-output
+
+test-clients: need-clients
+	$(call step,cargo clippy -D warnings)
+	@cargo clippy $(LOCKED) --test clients -- -D warnings
+	$(call step,cargo test --test clients)
+	@cargo test $(LOCKED) --test clients --no-fail-fast -- --show-output
 
 check: lint
 
@@ -64,5 +71,5 @@ lint: need-test
 	$(call step,cargo doc -D warnings)
 	@RUSTDOCFLAGS="-D warnings" cargo doc $(LOCKED) --no-deps
 
-need-build need-test need-differential need-bench need-fuzz: need-%:
+need-build need-test need-differential need-clients need-bench need-fuzz: need-%:
 	@.ci/need $*

@@ -101,7 +101,11 @@ impl Acceptor {
         // Required where clients show certificates. Sessions of others cannot be read anyway: the key is not theirs.
         tls.set_session_id_context(b"fairlead")?;
         let protocols = listed(protocols);
-        tls.set_alpn_select_callback(|_, offered| select_next_proto(protocols, offered).ok_or(AlpnError::ALERT_FATAL));
+        tls.set_alpn_select_callback(|_, offered| match select_next_proto(protocols, offered) {
+            // Spoken, but not confirmed: Pingora would take it for a protocol of somebody's own, and close.
+            Some(b"http/1.0") => Err(AlpnError::NOACK),
+            chosen => chosen.ok_or(AlpnError::ALERT_FATAL),
+        });
         if let Some(clients) = clients {
             let mut store = X509StoreBuilder::new()?;
             for authority in &clients.authorities {

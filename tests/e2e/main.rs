@@ -46,3 +46,4 @@ mod tls;
 mod tls_files;
 mod tls_upstream;
 mod websocket;
+mod websocket_library;

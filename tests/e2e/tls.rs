@@ -174,6 +174,9 @@ async fn a_protocol_that_is_not_spoken_is_refused() {
     };
     assert!(handshake(fairlead.address(), &client(b"\x08http/1.1"), "a.test").await.is_ok());
     assert!(handshake(fairlead.address(), &client(b"\x03foo\x08http/1.1"), "a.test").await.is_ok());
+    // As `curl --http1.0` does.
+    let mut old = handshake(fairlead.address(), &client(b"\x08http/1.0"), "a.test").await.unwrap();
+    assert_eq!(old.client.get("/").await.text(), "a");
     let error = handshake(fairlead.address(), &client(b"\x0aacme-tls/1"), "a.test").await.err().unwrap();
     assert!(error.contains("no application protocol"), "{error}");
 }

@@ -12,6 +12,7 @@ mod origin;
 mod ports;
 mod redis;
 mod tls;
+mod websocket;
 mod wire;
 
 pub use client::{Client, Response, get, request};
@@ -25,6 +26,7 @@ pub use origin::{Heartbeat, Origin, pattern, servers};
 pub use ports::Reserved;
 pub use redis::{LongWay, Redis, Reply};
 pub use tls::{Front, Pair, Secured, Wish, handshake, trusting};
+pub use websocket::{EchoServer, Socket, end_of, exchange, secure_websocket, websocket};
 pub use wire::ms;
 
 use std::time::{Duration, Instant};
