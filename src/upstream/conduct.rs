@@ -9,7 +9,7 @@ use crate::config::{Ejection, Latency};
 use crate::upstream::clock;
 use crate::upstream::ejection::{Change, Kind, Machine, Moment, Standing, Verdict};
 use crate::upstream::guard::Guard;
-use crate::upstream::outlier::{Outlier, Times};
+use crate::upstream::outlier::{Outlier, SAMPLES, Times};
 use crate::upstream::strain::{Presence, Ramp, Strain};
 
 /// A server that was found to be slow is told of again only after it was not for this long.
@@ -41,6 +41,8 @@ pub struct Conduct {
     times: Times,
     /// When it was last found to be slow; nanoseconds, 0: never.
     slow_at: AtomicU64,
+    /// How many times it had taken, and one, when it was first found to be slow, and has been since; 0: it was not.
+    suspected: AtomicU64,
 }
 
 /// How an attempt ended, as far as it tells of the server.
@@ -72,6 +74,7 @@ impl Conduct {
             probe_began: AtomicU64::new(0),
             times: Times::default(),
             slow_at: AtomicU64::new(0),
+            suspected: AtomicU64::new(0),
         }
     }
 
@@ -263,9 +266,24 @@ impl Conduct {
         matches!(self.standing(), Standing::Ejected | Standing::Probing) && self.machine().is_out_for_latency()
     }
 
-    /// It answers far later than the others. It is left out if `may_eject`, if the rules say so and if the guard lets it go.
+    /// It does not answer far later than the others.
+    pub fn is_not_slow(&self) {
+        if self.suspected.load(Ordering::Relaxed) != 0 {
+            self.suspected.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// It answers far later than the others. Where it has done so for as many times as make a median, it is left out if
+    /// `may_eject`, if the rules say so and if the guard lets it go.
     pub fn is_slow(&self, outlier: &Outlier, may_eject: bool) {
         let Outlier { median, others, limit, .. } = *outlier;
+        // With ten looks a second, one median that lies far out by chance is found soon.
+        let taken = self.times.taken();
+        match self.suspected.load(Ordering::Relaxed) {
+            0 => return self.suspected.store(u64::from(taken) + 1, Ordering::Relaxed),
+            first if (taken.wrapping_sub((first - 1) as u32) as usize) < SAMPLES => return,
+            _ => {}
+        }
         let now = clock::nanos(clock::now());
         let last = self.slow_at.swap(now, Ordering::Relaxed);
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);

@@ -48,6 +48,11 @@ impl Times {
         Some(Duration::from_micros(u64::from(*median)))
     }
 
+    /// How many there were, wrapping.
+    pub fn taken(&self) -> u32 {
+        self.next.load(Ordering::Relaxed)
+    }
+
     /// Forgets all.
     pub fn clear(&self) {
         self.ring.iter().for_each(|packed| packed.store(0, Ordering::Relaxed));

@@ -44,10 +44,12 @@ impl Pool {
         let may_eject = !self.servers.iter().any(|server| server.conduct.is_out_for_latency());
         for tier in self.servers.chunk_by(|a, b| a.priority == b.priority) {
             let medians: SmallVec<[_; 16]> = tier.iter().map(|server| server.conduct.median()).collect();
-            if let Some(outlier) = outlier::find(&medians)
-                && let Some(server) = tier.get(outlier.place)
-            {
-                server.conduct.is_slow(&outlier, may_eject);
+            let outlier = outlier::find(&medians);
+            for (place, server) in tier.iter().enumerate() {
+                match outlier.filter(|outlier| outlier.place == place) {
+                    Some(outlier) => server.conduct.is_slow(&outlier, may_eject),
+                    None => server.conduct.is_not_slow(),
+                }
             }
         }
     }

@@ -51,7 +51,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 9090)]
     port: u16,
     /// Mean delay of each server in milliseconds; one server for each
-    #[arg(long, value_delimiter = ',', default_value = "20,40,80,160", value_parser = clap::value_parser!(u64).range(..=10_000))]
+    #[arg(long, value_delimiter = ',', default_value = "20,40,80,120", value_parser = clap::value_parser!(u64).range(..=10_000))]
     delays: Vec<u64>,
     /// Requests a second that the demo makes itself; 0 = none
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(..=10_000))]

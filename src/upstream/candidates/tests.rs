@@ -244,7 +244,16 @@ fn a_server_far_slower_than_the_others_is_left_out_one_at_a_time() {
     let pool = pool(&[0; 8], |_| {});
     answer(&pool, &[20, 20, 20, 40, 20, 40, 40, 40]);
     assert_eq!(standings(&pool), [Standing::Serving; 8]);
-    answer(&pool, &[20, 200, 20, 20, 20, 20, 300, 20]);
+    let slow = [20, 200, 20, 20, 20, 20, 300, 20];
+    for _ in 0..3 {
+        // By chance, it seems: as many times again say otherwise.
+        answer(&pool, &slow);
+        (0..10).for_each(|_| pool.tick());
+        assert_eq!(standings(&pool), [Standing::Serving; 8]);
+        answer(&pool, &[20; 8]);
+    }
+    answer(&pool, &slow);
+    answer(&pool, &slow);
     pool.tick();
     assert_eq!(chosen(&pool), [0, 1, 2, 3, 4, 5, 7].into());
     assert_eq!(pool.servers[6].conduct.reason(), "half of its answers take 300 ms, those of the others 20 ms");
@@ -260,7 +269,7 @@ fn a_server_far_slower_than_the_others_is_left_out_one_at_a_time() {
         let (_, probe) = pool.probe(&[], 0).unwrap();
         pool.servers[6].observe_attempt(&quick, Some(&probe));
     }
-    pool.tick();
+    answer(&pool, &[20, 200, 20, 20, 20, 20, 20, 20]);
     assert_eq!(chosen(&pool), [0, 2, 3, 4, 5, 6, 7].into(), "the next one's turn");
 }
 
@@ -273,8 +282,9 @@ fn slow_servers_stay_where_that_is_wished_or_the_key_decides() {
     ];
     let counted = kinds.map(|kind| {
         let pool = pool(&[0; 4], kind);
-        answer(&pool, &[20, 2000, 20, 20]);
-        pool.tick();
+        for _ in 0..3 {
+            answer(&pool, &[20, 2000, 20, 20]);
+        }
         assert_eq!(standings(&pool), [Standing::Serving; 4]);
         pool.guard.slow.with_label_values(&["app", "1"]).get()
     });
