@@ -234,8 +234,12 @@ impl Server {
 fn server(f: &mut Fields<'_>) -> Option<Server> {
     let name = f.optional("name", "Unique in the pool. Default: HOST:PORT.", name());
     let address = f.required("address", "HOST:PORT; a name is resolved again every 30 s.", server_address());
-    let weight =
-        f.default("weight", "A server of weight 2 has twice the requests in flight of one of weight 1; in turn, it gets twice as many.", whole(1, 1000), 1);
+    let weight = f.default(
+        "weight",
+        "A server of weight 2 has twice the requests in flight of one of weight 1; in turn, it gets twice as many.",
+        whole(1, 1000),
+        1,
+    );
     let priority = f.default("priority", "0 serves first; others only while nobody before them can.", whole(0, 100), 0);
     let max_in_flight = f.optional(
         "max_in_flight",

@@ -14,7 +14,7 @@ use crate::proxy::handshake::Handshake;
 use crate::proxy::refusal::was_not_taken;
 use crate::proxy::retry::Fault;
 use crate::proxy::{Context, Proxy, Refusal, fail};
-use crate::upstream::errno::out_of_descriptors;
+use crate::upstream::errno::{out_of_descriptors, out_of_ports};
 use crate::upstream::refused;
 
 impl Proxy {
@@ -63,9 +63,11 @@ impl Proxy {
             error.set_retry(false);
             return error;
         }
-        ctx.end_attempt(Some(Refusal::ConnectFailed));
+        // Ports are taken by address: to another server there may be one.
+        let failure = if out_of_ports(&error) { Refusal::OutOfPorts } else { Refusal::ConnectFailed };
+        ctx.end_attempt(Some(failure));
         let in_time = ctx.left().is_none_or(|left| !left.is_zero());
-        ctx.failure = Some(if in_time { Refusal::ConnectFailed } else { Refusal::ResponseTimeout });
+        ctx.failure = Some(if in_time { failure } else { Refusal::ResponseTimeout });
         if let (Some(target), Some(server)) = (&ctx.target, ctx.server()) {
             refused::tell(&target.pool, server, &error);
         }

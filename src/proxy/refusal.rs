@@ -61,6 +61,8 @@ pub enum Refusal {
     Overloaded,
     /// The node has no file descriptor left for a connection to a server.
     OutOfDescriptors,
+    /// The node has no local port or memory left for a connection to a server.
+    OutOfPorts,
     /// No server of the pool may be chosen.
     NoServer,
     /// No server of the pool works, and a few other requests find out whether one does again.
@@ -110,6 +112,7 @@ impl Refusal {
             Refusal::SlowReader => "slow-reader",
             Refusal::Overloaded => "overloaded",
             Refusal::OutOfDescriptors => "out-of-descriptors",
+            Refusal::OutOfPorts => "out-of-ports",
             Refusal::NoServer => "no-server",
             Refusal::CircuitOpen => "circuit-open",
             Refusal::QueueFull => "queue-full",
@@ -141,7 +144,8 @@ impl Refusal {
             Refusal::ClientGone | Refusal::SlowReader | Refusal::TooManyResets => 499,
             Refusal::Internal => 500,
             Refusal::ConnectFailed | Refusal::UpstreamReset | Refusal::UpstreamInvalid => 502,
-            Refusal::TooManyConnections | Refusal::Overloaded | Refusal::OutOfDescriptors => 503,
+            Refusal::TooManyConnections | Refusal::Overloaded => 503,
+            Refusal::OutOfDescriptors | Refusal::OutOfPorts => 503,
             Refusal::NoServer | Refusal::CircuitOpen | Refusal::QueueFull | Refusal::QueueTimeout => 503,
             Refusal::ResponseTimeout | Refusal::PerTryTimeout | Refusal::IdleTimeout => 504,
         };

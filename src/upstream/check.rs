@@ -23,14 +23,12 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::config::Check;
 use crate::tls;
-use crate::upstream::errno::out_of_descriptors;
+use crate::upstream::errno::{OURS, our_own_want};
 use crate::upstream::health::Health;
 use crate::upstream::{Pool, Server, refused, resolve};
 
 /// How much of a body is looked at for `expect.body`.
 const BODY_LIMIT: usize = 64 * 1024;
-/// Why a check could not be made.
-const OUT_OF_DESCRIPTORS: &str = "this node has no file descriptor left";
 
 /// Keeps one pool until the task is dropped: addresses and health, neither of which waits for the other. `first_pass` is
 /// told when every server has a result.
@@ -245,10 +243,12 @@ impl HealthCheck for Checker {
                 Ok(result) => result,
                 Err(_) => Err(format!("the check took longer than {:?}", health.timeout)),
             };
-            if result.as_ref().is_err_and(|reason| reason == OUT_OF_DESCRIPTORS) {
+            if let Err(reason) = &result
+                && OURS.contains(&reason.as_str())
+            {
                 // Says nothing about the server: it stays what it is.
                 let (pool, server) = (&self.pool.config.name, &server.name);
-                log::warn!(pool = pool, server = server, reason = OUT_OF_DESCRIPTORS; "cannot_check_server");
+                log::warn!(pool = pool, server = server, reason = reason.as_str(); "cannot_check_server");
                 continue;
             }
             self.pool.observe_check(server, Some(*address), result);
@@ -280,8 +280,10 @@ fn report_if_nobody_ever_passed(pool: &Pool) {
 }
 
 fn plain(error: &Error) -> String {
+    if let Some(want) = our_own_want(error) {
+        return want.to_owned();
+    }
     match error.etype() {
-        _ if out_of_descriptors(error) => OUT_OF_DESCRIPTORS.to_owned(),
         ErrorType::ConnectRefused => "connection refused".to_owned(),
         ErrorType::ConnectTimedout => "connecting took too long".to_owned(),
         ErrorType::ConnectionClosed => "the server closed the connection without an answer".to_owned(),

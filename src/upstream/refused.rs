@@ -1,4 +1,5 @@
-//! Tells why TLS to a server failed. Pingora's error does not, so the server is asked again, in the background.
+//! Tells why there is no connection to a server where the attempt itself does not: because of TLS, of which Pingora's error
+//! says too little, so that the server is asked again in the background, or for want of something here.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use pingora::{Error, ErrorType};
 
 use crate::tls::why_refused;
+use crate::upstream::errno::our_own_want;
 use crate::upstream::{Pool, Server};
 
 /// A server is asked and told about at most so often.
@@ -33,9 +35,17 @@ pub fn is_tls(error: &Error) -> bool {
     matches!(error.etype(), ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert)
 }
 
-/// Logs, soon, why an attempt at a server had no connection, if that is because of TLS.
+/// Logs, soon, why an attempt at a server had no connection, if that is because of TLS or of this node.
 pub fn tell(pool: &Arc<Pool>, server: &Arc<Server>, error: &Error) {
-    if !is_tls(error) || !server.tls_told.due() {
+    if let Some(reason) = our_own_want(error).filter(|_| server.told.due()) {
+        log::warn!(
+            pool = pool.config.name, server = server.name, reason = reason,
+            hint = "raise net.ipv4.ip_local_port_range, or let more connections idle (upstream.idle_max); this does not count against the server";
+            "cannot_connect"
+        );
+        return;
+    }
+    if !is_tls(error) || !server.told.due() {
         return;
     }
     let (pool, server, plain) = (pool.clone(), server.clone(), error.to_string());

@@ -123,7 +123,7 @@ pub struct Server {
     peer: ArcSwapOption<HttpPeer>,
     /// How to make its connections secure.
     tls: OnceLock<Arc<tls::Upstream>>,
-    pub(super) tls_told: Told,
+    pub(super) told: Told,
     health: AtomicU8,
     checks: Mutex<Checks>,
     errors: AtomicU64,
@@ -164,7 +164,7 @@ impl Server {
             ledger: Ledger::with_queue(queue),
             peer: ArcSwapOption::empty(),
             tls: OnceLock::new(),
-            tls_told: Told::default(),
+            told: Told::default(),
             health: AtomicU8::new(Health::Unknown as u8),
             checks: Mutex::default(),
             errors: AtomicU64::new(0),
