@@ -174,7 +174,8 @@ impl ServerApp for EdgeApp {
             }
             Spoken::Http2(stream) => {
                 let proxy = self.proxy.clone();
-                let http2 = Http2::new(proxy, &terms.timeouts, terms.header_bytes, self.slow_body.clone());
+                let (node, slow_body) = (self.node.clone(), self.slow_body.clone());
+                let http2 = Http2::new(node, proxy, &terms.timeouts, terms.header_bytes, slow_body);
                 match http2.serve(stream, shutdown).await {
                     End::Closed => {}
                     End::Silent => self.slow_header.inc(),

@@ -9,6 +9,26 @@
 //! another connection. So the thread first has the kernel duplicate it (through a pair of Unix sockets, which needs no
 //! unsafe code), compares both addresses of the duplicate with those that were entered, and shuts down only the
 //! duplicate. Entries are kept in shards, each with a short lock, so that worker threads do not wait for each other.
+//!
+//! # Why a request to a server of HTTP/2 has a connection of its own
+//!
+//! Shutting a connection down ends all requests on it, so there must be only one: `max_h2_streams` of Pingora stays 1.
+//! What stands against more, in Pingora 0.9.1:
+//!
+//! - Nothing ends one stream. While a header is waited for no hook is called, and hooks see neither the stream nor its
+//!   number, only the descriptor. `read_timeout` is fixed before the attempt and holds for header and body alike. To drop
+//!   the request's task, as [`crate::proxy::http2::end_in`] does, resets the stream, but leaves no answer and no other
+//!   attempt. (A client that cancels is no trouble: Pingora then resets that stream alone.)
+//! - A connection that breaks fails each request on it, and each would count against the server: five, and
+//!   `ejection.consecutive` takes it out for one reset. Failures of one connection would have to count once.
+//! - A new connection is used before the server's SETTINGS are there, up to our own limit. What exceeds the server's is
+//!   refused, or waits inside of h2, where nobody sees it, while it counts as in flight; only a deadline could end that.
+//! - A connection's window is as large as a stream's, 8 MiB both: one client that stops reading would hold up all others
+//!   on the connection. Streams would need smaller windows than it (`h2_stream_window_size`).
+//!
+//! The way there is a connector of our own (`custom` in Pingora's `ProxyServiceBuilder`), whose sessions end their own
+//! stream when their wait is over. Limits, windows and the pool of connections are then ours as well; and Pingora refuses
+//! `h2` as the name of a custom protocol, so it has to shake hands itself, too.
 
 use std::fs::File;
 use std::net::SocketAddr;

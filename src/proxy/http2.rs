@@ -13,6 +13,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use http::Method;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
@@ -26,7 +27,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
 use crate::config::{ClientTimeouts, Protocols};
-use crate::proxy::Proxy;
+use crate::node::Node;
+use crate::proxy::{Proxy, unparsed};
 
 /// What every connection of HTTP/2 begins with (RFC 9113 §3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -101,6 +103,7 @@ async fn has_preface(connection: &mut Connection) -> std::io::Result<bool> {
 
 /// One connection.
 pub struct Http2 {
+    node: Arc<Node>,
     proxy: Arc<HttpProxy<Proxy>>,
     options: HttpServerOptions,
     header_bytes: u32,
@@ -126,6 +129,7 @@ pub enum End {
 impl Http2 {
     /// A connection that has been made.
     pub fn new(
+        node: Arc<Node>,
         proxy: Arc<HttpProxy<Proxy>>,
         timeouts: &ClientTimeouts,
         header_bytes: u64,
@@ -136,6 +140,7 @@ impl Http2 {
         options.h2c = true;
         options.h2_idle_timeout = Some(timeouts.keepalive);
         Arc::new(Http2 {
+            node,
             proxy,
             options,
             header_bytes: u32::try_from(header_bytes).unwrap_or(u32::MAX),
@@ -181,6 +186,11 @@ impl HttpServerApp for Http2 {
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
         self.begun.store(true, Ordering::Relaxed);
+        if session.req_header().method == Method::CONNECT {
+            unparsed::refuse_connect(session, &self.node).await.ok();
+            self.count(false);
+            return None;
+        }
         let request = async {
             let ended = within_time(self.proxy.process_new_http(session, shutdown)).await;
             (ended, REQUEST.with(|request| request.cancelled.get()))

@@ -1,6 +1,9 @@
 //! Requests that Pingora cannot read, and answers before any hook of ours is called: with a bare 400, or 405 to
 //! `CONNECT`, that names Pingora. Their clients get an answer of ours instead, and metrics and log tell of it.
 //!
+//! On connections of HTTP/2, what breaks the rules is reset before Pingora sees it, and `CONNECT` is all that is left:
+//! [`refuse_connect`] answers before Pingora does.
+//!
 //! What Pingora writes while a request header is still waited for can only be such an answer: so a write costs one look at
 //! that, and only then its bytes are looked at too.
 
@@ -13,7 +16,13 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use http::HeaderMap;
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
+use pingora::Result;
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::{SslDigest, TlsRef};
 use pingora::protocols::{
@@ -23,11 +32,11 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::config::ServerHeader;
-use crate::filters::request_id;
+use crate::filters::{request_id, server_header};
 use crate::node::Node;
 use crate::observe::access_log::Entry;
 use crate::observe::metrics::Class;
-use crate::proxy::refusal::METHODS;
+use crate::proxy::refusal::{HEADER, METHODS};
 use crate::proxy::{Refusal, slow};
 
 /// A connection of HTTP/1, on which bare answers are replaced.
@@ -55,38 +64,73 @@ impl Replaced {
         let snapshot = self.node.snapshot.load();
         let server = snapshot.listener(local).map_or(&ServerHeader::Pass, |listener| &listener.server_header);
         let (answer, body) = written(refusal, id, server);
-        let metrics = &self.node.metrics;
-        let status = refusal.status().as_u16();
-        metrics.refused.with_label_values(&[refusal.name()]).inc();
-        metrics.requests.with_label_values(&["", "", Class::of(status).as_str()]).inc();
-        self.log(refusal, id, client, body);
+        tell(&self.node, refusal, Asked::default(), id, client, body);
         answer
     }
+}
 
-    /// Of what was asked nothing is known.
-    fn log(&self, refusal: Refusal, request_id: &str, client: Option<IpAddr>, bytes_out: usize) {
-        let Some(log) = &self.node.access_log else { return };
-        log.log(&Entry {
-            time: SystemTime::now(),
-            request_id,
-            client,
-            method: "",
-            host: "",
-            path: "",
-            status: refusal.status().as_u16(),
-            error: refusal.name(),
-            route: "",
-            pool: "",
-            server: "",
-            attempts: &[],
-            duration_ms: 0.0,
-            upstream_ms: None,
-            bytes_in: 0,
-            bytes_out,
-            user_agent: "",
-            referer: "",
-        });
+/// What is known of a request that was not read.
+#[derive(Clone, Copy, Default)]
+struct Asked<'a> {
+    method: &'a str,
+    host: &'a str,
+}
+
+/// Counts and logs an answer with a body of this length.
+fn tell(node: &Node, refusal: Refusal, asked: Asked<'_>, request_id: &str, client: Option<IpAddr>, bytes_out: usize) {
+    let status = refusal.status().as_u16();
+    node.metrics.refused.with_label_values(&[refusal.name()]).inc();
+    node.metrics.requests.with_label_values(&["", "", Class::of(status).as_str()]).inc();
+    let Some(log) = &node.access_log else { return };
+    log.log(&Entry {
+        time: SystemTime::now(),
+        request_id,
+        client,
+        method: asked.method,
+        host: asked.host,
+        path: "",
+        status,
+        error: refusal.name(),
+        route: "",
+        pool: "",
+        server: "",
+        attempts: &[],
+        duration_ms: 0.0,
+        upstream_ms: None,
+        bytes_in: 0,
+        bytes_out,
+        user_agent: "",
+        referer: "",
+    });
+}
+
+/// Answers a `CONNECT` of HTTP/2, which Pingora would do without asking us.
+///
+/// # Errors
+/// The client is gone.
+pub async fn refuse_connect(mut session: ServerSession, node: &Node) -> Result<()> {
+    let refusal = Refusal::MethodNotAllowed;
+    let inet = |address: Option<&SocketAddr>| address.and_then(|address| address.as_inet()).copied();
+    let local = inet(session.server_addr());
+    let client = inet(session.client_addr()).map(|peer| peer.ip());
+    let id = request_id::of(&HeaderMap::new(), false);
+    let body = format!("{} {}\n", refusal.status().as_u16(), refusal.name());
+    let host = session.req_header().uri.authority().map_or("", |authority| authority.as_str());
+    tell(node, refusal, Asked { method: "CONNECT", host }, id.to_str().unwrap_or_default(), client, body.len());
+    let mut response = ResponseHeader::build(refusal.status(), Some(6))?;
+    response.insert_header(HEADER, refusal.name())?;
+    response.insert_header(ALLOW, METHODS)?;
+    response.insert_header(CONTENT_TYPE, "text/plain")?;
+    response.insert_header(CONTENT_LENGTH, body.len())?;
+    response.insert_header(request_id::NAME, id)?;
+    let snapshot = node.snapshot.load_full();
+    if let Some(listener) = snapshot.listener(local) {
+        server_header::apply(&mut response, &listener.server_header)?;
     }
+    session.write_response_header(Box::new(response)).await?;
+    session.write_response_body(Bytes::from(body), true).await?;
+    session.shutdown().await;
+    Ok(())
 }
 
 /// The whole answer, and the length of its body.

@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
+use http::Request;
 use serde_json::Value;
 
-use crate::support::{Client, Fairlead, Heartbeat, Origin, Reserved, config, get, one_pool, request, servers, until};
+use crate::support::{
+    Answer, Client, Fairlead, H2, Heartbeat, Origin, Reserved, config, get, one_pool, request, servers, soon, until,
+};
 
 /// One origin, and this access log.
 async fn start(access_log: &str) -> (Origin, Fairlead) {
@@ -110,6 +113,28 @@ async fn what_cannot_be_read_is_told_too() {
     assert_eq!(lines[1]["request_id"], response.header("x-request-id").unwrap());
     assert_eq!(fairlead.metric("fairlead_refused_total", &[("reason", "unparsed")]).await, 1.0);
     assert_eq!(fairlead.metric("fairlead_requests_total", &[("class", "4xx")]).await, 1.0);
+}
+
+#[tokio::test]
+async fn connect_over_http2_is_told_too() {
+    let origin = Origin::start("a");
+    let listener =
+        "listeners: [{ name: public, address: \"127.0.0.1:0\", protocols: [h1, h2c], server_header: edge }]\n";
+    let pools = format!("pools: {{ app: {{ servers: [{}] }} }}\n", servers(&[&origin]));
+    let fairlead = Fairlead::start(&config(&format!("{listener}{pools}access_log: {{ {JSON} }}\n"))).await;
+    let mut client = H2::connect(fairlead.address()).await;
+    let connect = Request::builder().method("CONNECT").uri("evil.test:80").body(()).unwrap();
+    let (answer, _body) = client.begin(connect, false).await;
+    let answer = soon("an answer", async { Answer::of(answer.await?).await }).await.unwrap();
+    assert_eq!(answer.refusal(), (405, "method-not-allowed"));
+    assert_eq!((answer.header("server"), answer.text().trim()), ("edge", "405 method-not-allowed"));
+    // The others on the connection are not touched.
+    assert_eq!(client.get("/").await.status, 200);
+    let lines = json_lines(&fairlead, 2).await;
+    assert_eq!((&lines[0]["status"], &lines[0]["error"]), (&Value::from(405), &Value::from("method-not-allowed")));
+    assert_eq!((&lines[0]["method"], &lines[0]["host"]), (&Value::from("CONNECT"), &Value::from("evil.test:80")));
+    assert_eq!(lines[0]["request_id"], answer.header("x-request-id"));
+    assert_eq!(fairlead.metric("fairlead_refused_total", &[("reason", "method-not-allowed")]).await, 1.0);
 }
 
 #[tokio::test]
