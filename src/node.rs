@@ -49,6 +49,7 @@ pub struct Lifecycle {
     connections: AtomicUsize,
     idle: watch::Sender<()>,
     closed: watch::Sender<bool>,
+    ending: watch::Sender<bool>,
 }
 
 impl Default for Lifecycle {
@@ -60,6 +61,7 @@ impl Default for Lifecycle {
             connections: AtomicUsize::new(0),
             idle: watch::Sender::new(()),
             closed: watch::Sender::new(false),
+            ending: watch::Sender::new(false),
         }
     }
 }
@@ -123,6 +125,16 @@ impl Lifecycle {
     /// Returns when nobody can connect any more.
     pub async fn closed(&self) {
         self.closed.subscribe().wait_for(|closed| *closed).await.ok();
+    }
+
+    /// The time to drain is almost over: who still waits for a server will not get one.
+    pub fn set_ending(&self) {
+        self.ending.send_replace(true);
+    }
+
+    /// Returns when the time to drain is almost over.
+    pub async fn ending(&self) {
+        self.ending.subscribe().wait_for(|ending| *ending).await.ok();
     }
 
     /// Returns when no client is connected.

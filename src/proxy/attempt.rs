@@ -25,6 +25,7 @@ impl Proxy {
             tokio::select! {
                 () = tokio::time::sleep_until(at.into()) => {}
                 () = client_left(session) => return fail(ctx, Refusal::ClientGone),
+                () = self.node.lifecycle.ending() => return fail(ctx, ctx.failure.unwrap_or(Refusal::ShuttingDown)),
             }
             prefer_untried(ctx);
         }
@@ -33,11 +34,15 @@ impl Proxy {
         };
         let timeouts = route.timeouts;
         let left = ctx.left().unwrap_or(Duration::MAX);
-        let seat = target.pool.acquire(&ctx.tried, ctx.key, left, client_left(session)).await;
+        let seat = tokio::select! {
+            biased; // Most find a server at once.
+            seat = target.pool.acquire(&ctx.tried, ctx.key, left, client_left(session)) => seat.map_err(Refusal::from),
+            () = self.node.lifecycle.ending() => Err(Refusal::ShuttingDown),
+        };
         let seat = match seat {
             Ok(seat) => seat,
             // Where an attempt has failed already, that is what the client should hear of.
-            Err(why) => return fail(ctx, ctx.failure.unwrap_or(why.into())),
+            Err(why) => return fail(ctx, ctx.failure.unwrap_or(why)),
         };
         let Some(mut peer) = seat.lease.holder().peer() else { return fail(ctx, Refusal::NoServer) };
         let idle = if ctx.upgrade { timeouts.websocket_idle } else { timeouts.idle };

@@ -63,6 +63,8 @@ pub enum Refusal {
     OutOfDescriptors,
     /// The node has no local port or memory left for a connection to a server.
     OutOfPorts,
+    /// The node ends, and no server had room for the request until then.
+    ShuttingDown,
     /// No server of the pool may be chosen.
     NoServer,
     /// No server of the pool works, and a few other requests find out whether one does again.
@@ -113,6 +115,7 @@ impl Refusal {
             Refusal::Overloaded => "overloaded",
             Refusal::OutOfDescriptors => "out-of-descriptors",
             Refusal::OutOfPorts => "out-of-ports",
+            Refusal::ShuttingDown => "shutting-down",
             Refusal::NoServer => "no-server",
             Refusal::CircuitOpen => "circuit-open",
             Refusal::QueueFull => "queue-full",
@@ -145,7 +148,7 @@ impl Refusal {
             Refusal::Internal => 500,
             Refusal::ConnectFailed | Refusal::UpstreamReset | Refusal::UpstreamInvalid => 502,
             Refusal::TooManyConnections | Refusal::Overloaded => 503,
-            Refusal::OutOfDescriptors | Refusal::OutOfPorts => 503,
+            Refusal::OutOfDescriptors | Refusal::OutOfPorts | Refusal::ShuttingDown => 503,
             Refusal::NoServer | Refusal::CircuitOpen | Refusal::QueueFull | Refusal::QueueTimeout => 503,
             Refusal::ResponseTimeout | Refusal::PerTryTimeout | Refusal::IdleTimeout => 504,
         };

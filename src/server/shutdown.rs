@@ -1,5 +1,5 @@
 //! The end of a node: unready → `delay` → listeners close, answers say `Connection: close` → requests finish, at
-//! most for `drain` → the process ends at once. A second signal ends it immediately. SIGHUP opens the access log
+//! most for `drain`, shortly before whose end those that still wait for a server are answered → the process ends at once. A second signal ends it immediately. SIGHUP opens the access log
 //! again and reads certificates again.
 //!
 //! Pingora by itself would close the listeners first, sleep through the whole grace period even when idle, and then
@@ -17,6 +17,8 @@ use crate::config::Shutdown;
 use crate::node::Node;
 use crate::observe::logging;
 
+/// How long before the end of `drain` requests that wait for a server are answered, but at most a quarter of it.
+const LAST_CALL: Duration = Duration::from_millis(500);
 /// The longest that the last lines of each log may take.
 const FLUSH: Duration = Duration::from_millis(500);
 
@@ -79,7 +81,14 @@ async fn drain(node: Arc<Node>, limit: Duration) {
         node.lifecycle.closed().await;
         node.lifecycle.no_connections().await;
     };
-    match tokio::time::timeout(limit, drained).await {
+    tokio::pin!(drained);
+    let last_call = LAST_CALL.min(limit / 4);
+    let mut in_time = tokio::time::timeout(limit - last_call, &mut drained).await;
+    if in_time.is_err() {
+        node.lifecycle.set_ending();
+        in_time = tokio::time::timeout(last_call, drained).await;
+    }
+    match in_time {
         Ok(()) => log::info!("stopped"),
         Err(_) => log::warn!(connections = node.lifecycle.connections(); "stopped_before_all_was_done"),
     }

@@ -116,6 +116,23 @@ async fn when_drain_is_over_it_ends() {
 }
 
 #[tokio::test]
+async fn who_waits_for_a_server_is_answered_before_it_ends() {
+    let origin = Origin::start("a");
+    let server = format!("{{ address: \"{}\", max_in_flight: 1 }}", origin.address);
+    let yaml = one_pool(&server, "queue: { max: 10, timeout: 1m }") + "shutdown: { drain: 1500ms }\n";
+    let mut fairlead = Fairlead::start(&yaml).await;
+    let _runs = running(&origin, &fairlead, "/hang").await;
+    let mut waits = fairlead.client().await;
+    waits.send(request("GET", "/waits", "", "")).await;
+    until("it waits", async || fairlead.pool("app").await["queued"] == 1).await;
+    fairlead.signal(SIGTERM);
+    let response = waits.response().await.unwrap();
+    assert_eq!(response.refusal(), (503, "shutting-down"));
+    assert_eq!(response.header("connection").map(str::to_lowercase).as_deref(), Some("close"));
+    fairlead.exit(ms(10_000)).await;
+}
+
+#[tokio::test]
 async fn a_websocket_does_not_outlive_drain() {
     let (origin, mut fairlead) = start("drain: 1s").await;
     let mut client = fairlead.client().await;
