@@ -69,7 +69,8 @@ impl Traffic {
             patience: AtomicU32::new(0),
             budget,
             retries: AtomicU32::new(0),
-            earned: Mutex::default(),
+            // Else the first failures after a start would put the route into debt before it could earn.
+            earned: Mutex::new(Earned { credit: f64::from(budget.min), ..Earned::default() }),
         }
     }
 
@@ -168,6 +169,17 @@ mod tests {
         assert!(traffic.retry().is_none());
         permits.pop();
         assert!(traffic.retry().is_some(), "one is over");
+    }
+
+    #[test]
+    fn a_fresh_route_has_the_least_to_spend() {
+        let traffic = traffic(20, 3);
+        for _ in 0..4 {
+            traffic.begin();
+            drop(traffic.retry().unwrap());
+        }
+        (0..12).for_each(|_| traffic.begin());
+        assert!(traffic.retry().is_some(), "16 have earned 3.2, and the route began with 3");
     }
 
     #[test]
