@@ -168,6 +168,10 @@ impl Fields<'_> {
         match &mut self.mode {
             Mode::Read { map, found } => match get(map, name) {
                 None => Got::Absent,
+                Some(node) if let Some(instead) = turned_off(name, node) => {
+                    found.within(name, |found| found.add(format!("cannot be {}: {instead}", node.shown())));
+                    Got::Bad
+                }
                 Some(node) => match found.within(name, |found| take(kind, node, found)) {
                     Some(value) => Got::Value(value),
                     None => Got::Bad,
@@ -204,6 +208,25 @@ impl Fields<'_> {
             found.within(key.as_str(), |found| found.add(text));
         }
     }
+}
+
+/// What to write instead, where somebody wants to be without what cannot be turned off by one word.
+fn turned_off(name: &str, node: &Node) -> Option<&'static str> {
+    let off = match node {
+        Node::Bool(on) => !on,
+        Node::Text(word) => matches!(word.to_ascii_lowercase().as_str(), "none" | "off" | "no" | "disabled" | "never"),
+        _ => false,
+    };
+    Some(match name {
+        _ if !off => return None,
+        "retry" => "`retry: { attempts: 1 }` sends no request twice",
+        "queue" => "`queue: { max: 0 }` lets nobody wait",
+        "health" => "leave it out, and a connection must come about; unchecked servers get no requests",
+        "slow_start" => "`slow_start: 0s` gives a server its whole share at once",
+        "access_log" | "admin" | "client_ca" | "headers" | "proxy_protocol" | "rate_limit" | "redirect" | "redis"
+        | "rewrite" | "tls" => "leave the key out to be without",
+        _ => return None,
+    })
 }
 
 enum Got<T> {
