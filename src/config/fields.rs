@@ -224,7 +224,7 @@ fn turned_off(name: &str, node: &Node) -> Option<&'static str> {
         "health" => "leave it out, and a connection must come about; unchecked servers get no requests",
         "slow_start" => "`slow_start: 0s` gives a server its whole share at once",
         "access_log" | "admin" | "client_ca" | "headers" | "proxy_protocol" | "rate_limit" | "redirect" | "redis"
-        | "rewrite" | "tls" => "leave the key out to be without",
+        | "rewrite" => "leave the key out to be without",
         _ => return None,
     })
 }

@@ -44,8 +44,10 @@ fn rightmost_untrusted(headers: &HeaderMap, trusts: impl Fn(IpAddr) -> bool) -> 
     let values: Vec<_> = headers.get_all(X_FORWARDED_FOR).iter().collect();
     let mut furthest = None;
     for value in values.into_iter().rev() {
-        for entry in value.to_str().ok()?.rsplit(',') {
-            let Some(ip) = parse_address(entry.trim()) else { return furthest };
+        // Whatever bytes stand further left must not hide what a trusted proxy has written.
+        for entry in value.as_bytes().rsplit(|b| *b == b',') {
+            let entry = std::str::from_utf8(entry).ok();
+            let Some(ip) = entry.and_then(|entry| parse_address(entry.trim())) else { return furthest };
             furthest = Some(ip);
             if !trusts(ip) {
                 return furthest;
@@ -152,6 +154,9 @@ mod tests {
         assert_eq!(find(&["1.2.3.4, nonsense, 10.0.0.2"]).as_deref(), Some("10.0.0.2"));
         assert_eq!(find(&["[2001:db8::1]:99"]).as_deref(), Some("2001:db8::1"));
         assert_eq!(find(&[]), None);
+        let mut odd = HeaderMap::new();
+        odd.insert(X_FORWARDED_FOR, HeaderValue::from_bytes(b"\xff, 6.6.6.6, 10.0.0.2").unwrap());
+        assert_eq!(rightmost_untrusted(&odd, trusted), Some(IpAddr::from([6, 6, 6, 6])), "no byte hides it");
     }
 
     #[test]

@@ -6,10 +6,14 @@
 //! | `//` | `/` |
 //! | `/./`, `/a/../` | `/` |
 //! | `%41`, `%2e` and others that need no encoding | `A`, `.` |
-//! | `%2F`, `\`, `%5C` | `/` |
+//! | `%2F`, `%5C` | `/` |
+//! | `\` | `/` |
 //! | `/a;b/` | `/a/` |
+//! | `//a/b`, `/\a/b` at the beginning | `/b`, at the server `a` |
 //!
-//! Read as RFC 3986 §6.2.2 has it, `%2F` and `\` are no slashes and `//` is no `/`; so there are several readings.
+//! Read as RFC 3986 §6.2.2 has it, `%2F` and `\` are no slashes and `//` is no `/`. Servers combine these as they like: nginx
+//! decodes `%2F` and leaves `;` alone, browsers and Node take `\` for a slash but not `%2F`. So there are many readings, of
+//! odd paths only.
 
 /// Whether all servers read it alike.
 fn is_plain(path: &[u8]) -> bool {
@@ -32,21 +36,56 @@ pub fn all_readings(path: &str, mut holds: impl FnMut(&str) -> bool) -> bool {
         return true;
     }
     let mut reading = String::with_capacity(path.len());
-    [(false, false), (true, false), (false, true), (true, true)].into_iter().all(|(merge, slashes)| {
-        read(path, merge, slashes, &mut reading);
-        reading == path || holds(&reading)
-    })
+    let mut read_alike = |path: &str, written: &str| {
+        Manner::all().all(|manner| {
+            read(path, manner, &mut reading);
+            reading == written || holds(&reading)
+        })
+    };
+    read_alike(path, path) && without_authority(path).is_none_or(|rest| read_alike(rest, path))
 }
 
-/// `merge`: empty segments are left out. `slashes`: backslashes and encoded slashes are slashes, and parameters of
-/// segments do not count.
-fn read(path: &str, merge: bool, slashes: bool, into: &mut String) {
-    let decoded = decode(path.as_bytes(), slashes);
+/// Whether some server may find a segment `.` or `..` in it, and so leave the path's beginning.
+pub fn has_dots(path: &str) -> bool {
+    let plain = is_plain(path.as_bytes());
+    let decoded = |path: &str| String::from_utf8_lossy(&decode(path.as_bytes(), true, true)).into_owned();
+    let is_dots = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
+    !plain && decoded(path).split('/').any(is_dots)
+}
+
+/// What follows `//name` or `/\name`, if a path begins so.
+fn without_authority(path: &str) -> Option<&str> {
+    let rest = path.strip_prefix("//").or_else(|| path.strip_prefix("/\\"))?;
+    Some(rest.find(['/', '\\']).map_or("/", |end| &rest[end..]))
+}
+
+/// What a server makes of a path.
+#[derive(Clone, Copy)]
+struct Manner {
+    /// Empty segments are left out.
+    merge: bool,
+    /// Encoded slashes and backslashes are what they stand for.
+    decode: bool,
+    /// Backslashes are slashes.
+    backslash: bool,
+    /// Parameters of segments do not count.
+    parameters: bool,
+}
+
+impl Manner {
+    fn all() -> impl Iterator<Item = Manner> {
+        (0..16).map(|n: u8| Manner { merge: n & 1 > 0, decode: n & 2 > 0, backslash: n & 4 > 0, parameters: n & 8 > 0 })
+    }
+}
+
+fn read(path: &str, manner: Manner, into: &mut String) {
+    let Manner { merge, parameters, .. } = manner;
+    let decoded = decode(path.as_bytes(), manner.decode, manner.backslash);
     let decoded = String::from_utf8_lossy(&decoded);
     let mut segments: Vec<&str> = Vec::new();
     let mut ends_open = false;
     for segment in decoded.split('/').skip(1) {
-        let name = if slashes { segment.split(';').next().unwrap_or_default() } else { segment };
+        let name = if parameters { segment.split(';').next().unwrap_or_default() } else { segment };
         ends_open = matches!(name, "" | "." | "..");
         match name {
             "." => {}
@@ -67,8 +106,9 @@ fn read(path: &str, merge: bool, slashes: bool, into: &mut String) {
     }
 }
 
-/// Decodes what needs no encoding (RFC 3986 §2.3), and slashes where they are to count.
-fn decode(path: &[u8], slashes: bool) -> Vec<u8> {
+/// Decodes what needs no encoding (RFC 3986 §2.3), and slashes and backslashes too, if they are to be. `backslash`: one
+/// becomes a slash.
+fn decode(path: &[u8], slashes: bool, backslash: bool) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(path.len());
     let mut rest = path;
     while let [first, more @ ..] = rest {
@@ -85,7 +125,7 @@ fn decode(path: &[u8], slashes: bool) -> Vec<u8> {
                 rest = after;
             }
         }
-        decoded.push(if slashes && byte == b'\\' { b'/' } else { byte });
+        decoded.push(if backslash && byte == b'\\' { b'/' } else { byte });
     }
     decoded
 }
@@ -100,6 +140,7 @@ mod tests {
             all.push(reading.to_owned());
             true
         });
+        all.sort();
         all.dedup();
         all
     }
@@ -118,8 +159,24 @@ mod tests {
         assert_eq!(readings("/a/./b/."), ["/a/b/"]);
         assert_eq!(readings("/a/.."), ["/"]);
         assert_eq!(readings("/../../a"), ["/a"]);
-        assert_eq!(readings("//a"), ["/a"]);
-        assert_eq!(readings("/x/../admin//../y"), ["/admin/y", "/y", "/admin/y", "/y"]);
+        assert_eq!(readings("//a"), ["/", "/a"]);
+        assert_eq!(readings("//x/admin"), ["/admin", "/x/admin"]);
+        assert_eq!(readings("/x/../admin//../y"), ["/admin/y", "/y"]);
+    }
+
+    /// Each has passed for another path at a server of this kind.
+    #[test]
+    fn servers_mix_their_rules() {
+        for (path, read) in [
+            ("/admin%2f..;/../users", "/admin/users"),    // nginx
+            ("/admin%2f..\\/../users", "/admin/users"),   // nginx
+            ("/x%2fy/..\\admin/users", "/admin/users"),   // Node
+            ("/\\x/admin", "/admin"),                     // Node
+            ("//x/admin", "/admin"),                      // Node, Python
+            ("/x%2fy/..;/admin/users", "/x/admin/users"), // Tomcat
+        ] {
+            assert!(readings(path).iter().any(|reading| reading == read), "{path}: {:?}", readings(path));
+        }
     }
 
     #[test]
@@ -130,6 +187,8 @@ mod tests {
         assert_eq!(readings("/a%20b%zz%"), Vec::<String>::new());
         assert_eq!(readings("/p%2f..%2fadmin"), ["/admin"]);
         assert_eq!(readings("/p\\..\\admin"), ["/admin"]);
+        assert!(has_dots("/p%5c..%2fadmin") && has_dots("/a/..;x/b") && has_dots("/%2e%2e/b") && has_dots("/./b"));
+        assert!(!has_dots("/a/b;..") && !has_dots("/.a/..b/c...") && !has_dots("/"));
         assert_eq!(readings("/p/..;x/admin"), ["/admin"]);
         assert_eq!(readings("/%252e%252e/a"), Vec::<String>::new());
     }

@@ -26,6 +26,9 @@ use crate::upstream::pool::Tried;
 use crate::upstream::server::{Ended, Outcome};
 use crate::upstream::{Probe, Server};
 
+/// How long a client of HTTP/2 may go on sending when the response is over.
+const PARTING: Duration = Duration::from_secs(2);
+
 /// One request.
 #[derive(Debug)]
 pub struct Context {
@@ -213,6 +216,13 @@ impl Context {
         let body = self.body_timeout.unwrap_or_default();
         self.pause = route.timeouts.idle.map(|idle| idle.max(body) + Duration::from_secs(1));
         self.conversation_goes_on();
+    }
+
+    /// The response is over. A client of HTTP/2 that still sends has a moment to learn of it, however much it sends.
+    pub fn conversation_ends(&mut self) {
+        if self.pause.take().is_some() && self.uploading {
+            http2::end_in(Some(PARTING));
+        }
     }
 
     /// Something was sent either way.

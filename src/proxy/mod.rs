@@ -147,11 +147,14 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         ctx: &mut Context,
     ) -> Result<Option<Duration>> {
         slow::give_time(&mut ctx.pace, session, body.as_ref());
         ctx.conversation_goes_on();
+        if end_of_stream {
+            ctx.conversation_ends();
+        }
         Ok(None)
     }
 

@@ -10,7 +10,7 @@ use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
 
 use crate::filters::stream::is_stream;
-use crate::filters::{certificate, client, hop_by_hop, request_id, response, rules, server_header};
+use crate::filters::{certificate, client, hop_by_hop, path, request_id, response, rules, server_header};
 use crate::proxy::again::is_repeatable;
 use crate::proxy::refusal::{self, Letterhead};
 use crate::proxy::retry::{self, Fault};
@@ -35,10 +35,14 @@ pub(super) async fn pass_request(session: &mut Session, request: &mut RequestHea
     }
     if let Some(route) = &ctx.route {
         rules::change_request(&route.rules.request, request)?;
-        if let Some(to) = &route.rules.rewrite
-            && !rules::rewrite(request, &route.path_prefix, to)
-        {
-            return fail(ctx, Refusal::BadRequest);
+        if let Some(to) = &route.rules.rewrite {
+            // What is put before a path must not be left by it.
+            if path::has_dots(request.uri.path()) {
+                return fail(ctx, Refusal::AmbiguousPath);
+            }
+            if !rules::rewrite(request, &route.path_prefix, to) {
+                return fail(ctx, Refusal::BadRequest);
+            }
         }
     }
     if !request.headers.contains_key(HOST)

@@ -6,6 +6,7 @@ use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue,
 use http::{Method, StatusCode, Version};
 use nix::errno::Errno;
 use pingora::http::ResponseHeader;
+use pingora::protocols::http::HttpTask;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 
@@ -350,12 +351,14 @@ async fn finish(
         session.set_keepalive(None);
     }
     let has_body = session.req_header().method != Method::HEAD && !text.is_empty();
+    if !has_body && session.req_header().version == Version::HTTP_2 {
+        // Header and end in one frame, for which Pingora has no other way: clients of gRPC read a status only there.
+        session.as_mut().response_duplex_vec(vec![HttpTask::Header(Box::new(response), true)]).await?;
+        return Ok(());
+    }
     session.write_response_header(Box::new(response), !has_body).await?;
     if has_body {
         session.write_response_body(Some(Bytes::from(text)), true).await?;
-    } else if session.req_header().version == Version::HTTP_2 {
-        // Pingora ends a stream with its header only for responses of servers.
-        session.as_mut().finish_body().await?;
     }
     Ok(())
 }

@@ -16,12 +16,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
 use pingora::http::RequestHeader;
 use pingora::proxy::Session;
 use tokio::time::Instant;
 
 use crate::config::{ClientLimits, ClientTimeouts};
+use crate::proxy::grpc;
 
 /// How long a client may be slower than the minimum rate.
 pub const GRACE: Duration = Duration::from_secs(5);
@@ -109,9 +109,8 @@ impl Default for Pace {
 impl Pace {
     /// For a request. Calls of gRPC and connections that are upgraded are conversations: they may pause.
     pub fn of(limits: &ClientLimits, timeouts: &ClientTimeouts, request: &RequestHeader, upgrade: bool) -> Self {
-        let grpc =
-            request.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-        Pace { rate: limits.min_rate, write: timeouts.write, measured: !grpc && !upgrade, ..Pace::default() }
+        let measured = !grpc::is_call(request) && !upgrade;
+        Pace { rate: limits.min_rate, write: timeouts.write, measured, ..Pace::default() }
     }
 
     /// Bytes of a request body have come, and more are to follow. True if they come too slowly: less than the rate
@@ -216,7 +215,8 @@ mod tests {
 
     fn pace(content_type: &str) -> Pace {
         let mut request = RequestHeader::build("POST", b"/", None).unwrap();
-        request.insert_header(CONTENT_TYPE, content_type).unwrap();
+        request.set_version(http::Version::HTTP_2);
+        request.insert_header("content-type", content_type).unwrap();
         let config = crate::config::Config::quick(([127, 0, 0, 1], 0).into(), &[("127.0.0.1".into(), 9)], None, None);
         let limits = ClientLimits { min_rate: Some(240), ..config.unwrap().listeners[0].limits };
         Pace::of(&limits, &timeouts(), &request, false)

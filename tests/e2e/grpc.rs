@@ -20,6 +20,7 @@ use tonic::server::StreamingService;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use crate::support::frames::{END_STREAM, Frames, kind};
 use crate::support::{Answer, Fairlead, H2, config, h2_request, ms, soon, until};
 
 /// Messages as they are.
@@ -309,6 +310,19 @@ async fn refusals_are_understood() {
     assert_eq!(refused("/nobody.Knows/This").await, (Code::Unimplemented, "no-route".to_owned(), true));
     until("the other pool is known to be down", async || fairlead.pool("gone").await["servers"][0]["state"] != "up")
         .await;
+    // With its end in the same frame: some clients read a status only there.
+    let mut frames = Frames::connect(fairlead.address()).await;
+    let fields = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":authority", "x.test"),
+        (":path", "/nobody.Knows/This"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ];
+    frames.request(1, &fields).await;
+    let first = frames.next_of(&[kind::HEADERS, kind::DATA, kind::RST_STREAM]).await.unwrap();
+    assert_eq!((first.kind, first.flags & END_STREAM), (kind::HEADERS, END_STREAM));
     let (code, _, ours) = refused("/gone/x").await;
     assert_eq!((code, ours), (Code::Unavailable, true));
     for _ in 0..2 {

@@ -1,10 +1,11 @@
 //! Clients of HTTP/2 that are slow, silent or gone: nothing of theirs is held for ever.
 
 use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::http2::start;
-use crate::support::frames::{Frame, Frames, GET, PREFACE, block, kind};
-use crate::support::{Answer, H2, Origin, h2_request, ms, soon, until};
+use crate::support::frames::{END_HEADERS, Frame, Frames, GET, PREFACE, block, kind};
+use crate::support::{Answer, Fairlead, H2, Origin, config, h2_request, ms, soon, until};
 
 #[tokio::test]
 async fn a_silent_client_is_let_go() {
@@ -26,6 +27,41 @@ async fn a_silent_client_is_let_go() {
     idle.closed().await.ok();
     let slow = fairlead.metric("fairlead_refused_total", &[("reason", "slow-header")]).await;
     assert!(slow >= 4.0, "{slow}");
+}
+
+/// The server has answered all; a byte now and then does not hold its place.
+#[tokio::test]
+async fn who_trickles_on_after_the_answer_is_cut() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        let mut open = Vec::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut header = [0; 4096];
+            if stream.read(&mut header).await.is_ok_and(|n| n > 0) {
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.ok();
+                open.push(stream);
+            }
+        }
+    });
+    let yaml = format!(
+        "listeners: [{{ name: public, address: \"127.0.0.1:0\", protocols: [h2c] }}]\n\
+         pools: {{ app: {{ servers: [\"{address}\"] }} }}\n"
+    );
+    let fairlead = Fairlead::start(&config(&yaml)).await;
+    let mut client = Frames::connect(fairlead.address()).await;
+    let fields = [(":method", "POST"), (":scheme", "http"), (":authority", "x.test"), (":path", "/")];
+    client.send(&Frame::new(kind::HEADERS, END_HEADERS, 1, block(&fields))).await;
+    client.send(&Frame::new(kind::DATA, 0, 1, b"x")).await;
+    let answer = client.next_of(&[kind::HEADERS, kind::RST_STREAM]).await.unwrap();
+    assert_eq!(answer.kind, kind::HEADERS);
+    until("its place is free", async || {
+        client.send(&Frame::new(kind::DATA, 0, 1, b"x")).await;
+        fairlead.metric("fairlead_in_flight", &[("pool", "app"), ("scope", "local")]).await == 0.0
+    })
+    .await;
+    server.abort();
 }
 
 #[tokio::test]

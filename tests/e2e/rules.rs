@@ -39,6 +39,12 @@ async fn a_prefix_is_rewritten_for_servers_only() {
         assert_eq!(a.seen().last().map(String::as_str), Some(seen));
     }
     assert_eq!(node.get("/api/v10").await.refusal(), (404, "no-route"));
+    // Servers would find what stands beside the prefix.
+    let before = a.requests();
+    for path in ["/api/v1/../v1/x", "/api/v1/%2e%2e/v1/y", "/api/v1/x/..%2f..%5cz", "/api/v1/..;a/v1"] {
+        assert_eq!(node.get(path).await.refusal(), (400, "ambiguous-path"), "{path}");
+    }
+    assert_eq!(a.requests(), before);
 }
 
 #[tokio::test]
