@@ -164,7 +164,7 @@ impl ServerApp for EdgeApp {
         let Some((_pass, terms)) = &entered.by else { return self.proxy.process_new(stream, shutdown).await };
         match http2::spoken(stream, terms.protocols, terms.timeouts.header).await {
             Spoken::Http1(stream) => {
-                let stream = Box::new(Replaced::new(stream, self.node.clone()));
+                let stream = Box::new(Replaced::new(stream, self.node.clone(), terms.header_bytes));
                 let connection = self.proxy.process_new(stream, shutdown);
                 let ended = slow::header_deadline(&terms.timeouts, connection).await;
                 if ended.is_none() {

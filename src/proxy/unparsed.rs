@@ -45,12 +45,29 @@ pub struct Replaced {
     node: Arc<Node>,
     /// What goes out instead, and how much of it has.
     ours: Option<(Vec<u8>, usize)>,
+    /// The most bytes that a request header may have.
+    most: u64,
+    /// Bytes of a header that is not whole yet, and whether its first line is.
+    head: (u64, bool),
 }
 
 impl Replaced {
     /// On this connection. Must run within [`slow::header_deadline`].
-    pub fn new(stream: Stream, node: Arc<Node>) -> Self {
-        Replaced { stream, node, ours: None }
+    /// `most`: bytes that a request header may have. Pingora itself would take in a megabyte before it refuses one.
+    pub fn new(stream: Stream, node: Arc<Node>, most: u64) -> Self {
+        Replaced { stream, node, ours: None, most, head: (0, false) }
+    }
+
+    /// Sends our answer to its end.
+    fn poll_ours(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some((ours, sent)) = &mut self.ours else { return Poll::Ready(Ok(())) };
+        while let Some(rest) = ours.get(*sent..).filter(|rest| !rest.is_empty()) {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, rest))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => *sent += n,
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Our answer; counts and logs it.
@@ -182,13 +199,12 @@ impl AsyncWrite for Replaced {
         {
             this.ours = Some((this.answer(refusal), 0));
         }
-        let Some((ours, sent)) = &mut this.ours else { return Pin::new(&mut this.stream).poll_write(cx, bytes) };
-        while let Some(rest) = ours.get(*sent..).filter(|rest| !rest.is_empty()) {
-            match ready!(Pin::new(&mut this.stream).poll_write(cx, rest))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                n => *sent += n,
-            }
+        if this.ours.is_none() {
+            // The next header is another one.
+            this.head = (0, false);
+            return Pin::new(&mut this.stream).poll_write(cx, bytes);
         }
+        ready!(this.poll_ours(cx))?;
         this.ours = None;
         Poll::Ready(Ok(bytes.len()))
     }
@@ -199,7 +215,9 @@ impl AsyncWrite for Replaced {
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         // Pingora's own answers are of one piece.
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bytes)
+        let this = self.get_mut();
+        this.head = (0, false);
+        Pin::new(&mut this.stream).poll_write_vectored(cx, bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -217,7 +235,33 @@ impl AsyncWrite for Replaced {
 
 impl AsyncRead for Replaced {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, room: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, room)
+        let this = self.get_mut();
+        let (head, line) = this.head;
+        if head > this.most && slow::waits_for_header() {
+            // More of it is asked for, so it is not whole.
+            if this.ours.is_none() {
+                let refusal = if line { Refusal::HeadersTooLarge } else { Refusal::UriTooLong };
+                this.ours = Some((this.answer(refusal), 0));
+            }
+            ready!(this.poll_ours(cx))?;
+            ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            // What the client still sends is thrown away, or it would not get to read the answer: until it closes, too, or the
+            // time for a header is over. Then, for Pingora, it has left.
+            let mut waste = [0; 4096];
+            loop {
+                let mut waste = ReadBuf::new(&mut waste);
+                ready!(Pin::new(&mut this.stream).poll_read(cx, &mut waste))?;
+                if waste.filled().is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+        let before = room.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, room))?;
+        let new = room.filled().get(before..).unwrap_or_default();
+        this.head = (head.saturating_add(new.len() as u64), line || new.contains(&b'\n'));
+        Poll::Ready(Ok(()))
     }
 }
 

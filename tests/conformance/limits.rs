@@ -37,6 +37,8 @@ pub fn cases() -> Vec<Case> {
         case("more headers than the default", format!("GET / HTTP/1.1\r\nHost: test\r\n{}\r\n", headers(128)), "431 close; fairlead-error: headers-too-large", ""),
         case("far too many headers", format!("GET / HTTP/1.1\r\nHost: test\r\n{}\r\n", headers(300)), "400 close", ""),
         case("a head longer than the default", format!("GET / HTTP/1.1\r\nHost: test\r\n{}\r\n", pad(70_000)), "431 close; fairlead-error: headers-too-large", ""),
+        case("a head without end", format!("GET / HTTP/1.1\r\nHost: test\r\nX: {}", "a".repeat(3_000_000)), "431 close; fairlead-error: headers-too-large", ""),
+        case("a target without end", format!("GET /{}", "a".repeat(3_000_000)), "414 close; fairlead-error: uri-too-long", ""),
         case("a target longer than the default", format!("GET {} HTTP/1.1\r\nHost: test\r\n\r\n", long(17_000)), "414 close; fairlead-error: uri-too-long", ""),
         case("a body without a limit", format!("POST /p HTTP/1.1\r\nHost: test\r\nContent-Length: 100000\r\n\r\n{}", "x".repeat(100_000)), "200 open", &format!("POST /p; body={}", "x".repeat(100_000))),
     ]
