@@ -71,6 +71,10 @@ fn parse_address(text: &str) -> Option<IpAddr> {
 pub fn forward(request: &mut RequestHeader, client: &Client, tls: bool) -> Result<()> {
     let scheme = HeaderValue::from_static(if tls { "https" } else { "http" });
     if client.trusted {
+        // Proxies write `-`; who takes `_` for that would find a second word beside theirs.
+        for name in claims(&request.headers).iter().filter(|name| name.as_str().contains('_')) {
+            request.remove_header(name);
+        }
         append_peer(request, client.peer)?;
         if !request.headers.contains_key(X_FORWARDED_PROTO) {
             request.insert_header(X_FORWARDED_PROTO, scheme)?;
@@ -191,10 +195,12 @@ mod tests {
         request.insert_header("X-Forwarded-For", "1.2.3.4").unwrap();
         request.append_header("X-Forwarded-For", "10.0.0.2").unwrap();
         request.insert_header("X-Forwarded-Proto", "https").unwrap();
+        request.insert_header("X_Forwarded_Proto", "http").unwrap();
         let client = Client { address: IpAddr::from([1, 2, 3, 4]), peer: IpAddr::from([10, 0, 0, 3]), trusted: true };
         forward(&mut request, &client, false).unwrap();
         let all: Vec<_> = request.headers.get_all("x-forwarded-for").iter().collect();
         assert_eq!(all, ["1.2.3.4, 10.0.0.2, 10.0.0.3"]);
         assert_eq!(request.headers["x-forwarded-proto"], "https");
+        assert!(!request.headers.contains_key("x_forwarded_proto"));
     }
 }

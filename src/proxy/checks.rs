@@ -45,6 +45,9 @@ pub(super) fn check(session: &Session, listener: Option<&Listener>) -> Verdict {
     if request.version == Version::HTTP_2 && host_of(request).is_none_or(|host| !framing::is_host(host.as_bytes())) {
         return Verdict::Refused(Refusal::BadRequest);
     }
+    if target::authority(request).is_some_and(|host| !framing::is_host(host.as_bytes())) {
+        return Verdict::Refused(Refusal::BadRequest);
+    }
     if !target::is_sound(request) || (request.version == Version::HTTP_11 && !request.headers.contains_key(HOST)) {
         return Verdict::Refused(Refusal::BadRequest);
     }
