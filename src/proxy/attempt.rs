@@ -9,6 +9,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, Result};
 
 use crate::proxy::again::{is_repeatable, prefer_untried};
+use crate::proxy::client_left::client_left;
 use crate::proxy::deadline::{Socket, TICK};
 use crate::proxy::handshake::Handshake;
 use crate::proxy::refusal::was_not_taken;
@@ -113,14 +114,4 @@ pub(super) fn connected(session: &Session, peer: &HttpPeer, fd: RawFd, digest: O
         let repeatable = is_repeatable(session, ctx);
         ctx.watch(socket, repeatable);
     }
-}
-
-/// Resolves when the client of a request that waits has left. While there is a body to be read it cannot be told.
-async fn client_left(session: &mut Session) {
-    let session = session.as_mut();
-    if !session.is_body_done() {
-        return std::future::pending().await;
-    }
-    // Pipelined bytes are kept for the next request; after them there is silence.
-    while let Ok(Some(_)) = session.read_body_or_idle(true).await {}
 }

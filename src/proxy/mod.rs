@@ -22,6 +22,7 @@ pub mod app;
 mod arrival;
 mod attempt;
 mod checks;
+mod client_left;
 mod context;
 pub mod deadline;
 pub mod grpc;

@@ -1,6 +1,6 @@
 //! `max_in_flight`, and the queue of those who wait for room.
 
-use crate::support::{Client, Fairlead, Fleet, Load, Origin, Redis, config, ms, soon, until};
+use crate::support::{Client, Fairlead, Fleet, H2, Load, Origin, Redis, config, h2_request, ms, request, soon, until};
 
 fn limited(origins: &[&Origin], limit: u32, more: &str) -> String {
     let server = |origin: &&Origin| format!("{{ address: \"{}\", max_in_flight: {limit} }}", origin.address);
@@ -66,6 +66,42 @@ async fn a_client_that_leaves_leaves_the_queue() {
     until("it waits no longer", async || queued(&node).await == 0).await;
     drop(busy);
     until("there is room", async || node.get("/z").await.status == 200).await;
+    assert!(!a.seen().iter().any(|seen| seen.contains("/never")), "{:?}", a.seen());
+}
+
+/// Of HTTP/1, whose bodies wait in the system until a server takes them, and of HTTP/2.
+#[tokio::test]
+async fn a_client_that_leaves_with_its_body_unread_leaves_the_queue() {
+    let a = Origin::start("a");
+    let server = format!("{{ address: \"{}\", max_in_flight: 1 }}", a.address);
+    let listener = "{ name: public, address: \"127.0.0.1:0\", protocols: [h1, h2c] }";
+    let pool = format!("{{ servers: [{server}], health: {{ type: tcp }}, queue: {{ max: 10, timeout: 20s }} }}");
+    let node = Fairlead::start(&config(&format!("listeners: [{listener}]\npools: {{ app: {pool} }}\n"))).await;
+    let mut busy = node.client().await;
+    busy.send_get("/hang", "").await;
+    until("it is in flight", async || a.in_flight() == 1).await;
+    let mut closes = node.client().await;
+    closes.send(request("POST", "/never", "", "all of it")).await;
+    let mut half_sent = node.client().await;
+    half_sent.send("POST /never HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\na part").await;
+    let mut resets = node.client().await;
+    resets.send("POST /never HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    let mut h2 = H2::connect(node.address()).await;
+    let (answer, mut upload) = h2.begin(h2_request("POST", "/never", &[]), false).await;
+    let mut stays = node.client().await;
+    stays.send(request("POST", "/echo", "", "all of it")).await;
+    until("they wait", async || queued(&node).await == 5).await;
+    drop(closes);
+    until("it waits no longer", async || queued(&node).await == 4).await;
+    drop(half_sent);
+    until("it waits no longer", async || queued(&node).await == 3).await;
+    resets.reset();
+    until("it waits no longer", async || queued(&node).await == 2).await;
+    upload.send_reset(h2::Reason::CANCEL);
+    drop(answer);
+    until("it waits no longer", async || queued(&node).await == 1).await;
+    drop(busy);
+    assert_eq!(stays.response().await.unwrap().text(), "all of it");
     assert!(!a.seen().iter().any(|seen| seen.contains("/never")), "{:?}", a.seen());
 }
 
