@@ -54,6 +54,8 @@ pub struct Listener {
     pub tls: Option<Arc<tls::Listener>>,
     /// As configured.
     pub server_header: ServerHeader,
+    /// Whether a client that closes its own half is answered all the same.
+    pub serve_half_closed: bool,
     /// Counts its connections. Outlives the snapshot that made it.
     pub gate: Arc<Gate>,
 }
@@ -165,6 +167,7 @@ impl Snapshot {
                 redirect_to_https: listener.redirect_to_https,
                 tls: None,
                 server_header: listener.server_header.clone(),
+                serve_half_closed: listener.serve_half_closed,
                 gate: Arc::new(Gate::new(listener.limits.connections, listener.limits.per_client)),
             })
             .collect();

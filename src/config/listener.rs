@@ -7,7 +7,7 @@ use http::HeaderValue;
 use ipnet::IpNet;
 
 use super::fields::Fields;
-use super::kind::{List, OrNone, Parsed, Section, count};
+use super::kind::{List, OrNone, Parsed, Section, Truth, count};
 use super::protocols::{Protocols, protocols};
 use super::sizes::bytes;
 use super::tls::{ListenerTls, listener_tls, redirect_to_https};
@@ -34,6 +34,8 @@ pub struct Listener {
     pub timeouts: ClientTimeouts,
     /// The `Server` header of responses.
     pub server_header: ServerHeader,
+    /// Whether a client of HTTP/1 that closes its own half is answered all the same, not taken to be gone.
+    pub serve_half_closed: bool,
 }
 
 /// The `Server` header of responses.
@@ -95,6 +97,12 @@ pub(super) fn listener(f: &mut Fields<'_>) -> Option<Listener> {
     let timeouts = f.section("timeouts", "How long a client may take.", client_timeouts);
     let server_header =
         f.default("server_header", "The `Server` header of responses: `pass`, `remove`, or a text.", server(), "pass");
+    let serve_half_closed = f.default(
+        "serve_half_closed",
+        "Whether a client of HTTP/1 that closes its own half of the connection is answered; `false`: it counts as gone.",
+        Truth { what: "`true` or `false`", yes: || true, no: || false },
+        false,
+    );
     if f.given("tls") && redirect.is_some_and(|redirect| redirect.is_some()) {
         f.problem(
             &["redirect_to_https".into()],
@@ -113,6 +121,7 @@ pub(super) fn listener(f: &mut Fields<'_>) -> Option<Listener> {
         limits: limits?,
         timeouts: timeouts?,
         server_header: server_header?,
+        serve_half_closed: serve_half_closed?,
     })
 }
 

@@ -3,6 +3,7 @@
 use http::Version;
 use pingora::Result;
 use pingora::http::RequestHeader;
+use pingora::protocols::http::ServerSession as HttpSession;
 use pingora::proxy::Session;
 
 use crate::balance::{Policy, hash_key};
@@ -29,6 +30,12 @@ impl Proxy {
             session.set_read_timeout(Some(timeouts.body));
             session.set_write_timeout(Some(timeouts.write));
             session.set_total_drain_timeout(Some(timeouts.body));
+            ctx.serve_half_closed = listener.serve_half_closed;
+            if listener.serve_half_closed
+                && let HttpSession::H1(http1) = session.as_downstream_mut()
+            {
+                http1.set_abort_on_close(false);
+            }
             // Pingora forgets the keepalive timeout after a connection's first request.
             if !self.node.lifecycle.is_closed() && session.get_keepalive().is_some() {
                 session.set_keepalive(Some(timeouts.keepalive.as_secs().max(1)));

@@ -25,7 +25,7 @@ impl Proxy {
         if let Some(at) = ctx.again.take() {
             tokio::select! {
                 () = tokio::time::sleep_until(at.into()) => {}
-                () = client_left(session) => return fail(ctx, Refusal::ClientGone),
+                () = client_left(session, ctx.serve_half_closed) => return fail(ctx, Refusal::ClientGone),
                 () = self.node.lifecycle.ending() => return fail(ctx, ctx.failure.unwrap_or(Refusal::ShuttingDown)),
             }
             prefer_untried(ctx);
@@ -37,7 +37,7 @@ impl Proxy {
         let left = ctx.left().unwrap_or(Duration::MAX);
         let seat = tokio::select! {
             biased; // Most find a server at once.
-            seat = target.pool.acquire(&ctx.tried, ctx.key, left, client_left(session)) => seat.map_err(Refusal::from),
+            seat = target.pool.acquire(&ctx.tried, ctx.key, left, client_left(session, ctx.serve_half_closed)) => seat.map_err(Refusal::from),
             () = self.node.lifecycle.ending() => Err(Refusal::ShuttingDown),
         };
         let seat = match seat {

@@ -52,6 +52,8 @@ pub struct Context {
     pub comparable: bool,
     /// How it came.
     pub kind: Kind,
+    /// A client that closes its own half is answered all the same.
+    pub serve_half_closed: bool,
     /// None until it is known.
     patience: Option<Patience>,
     /// How long an upload may pause once the response has begun; None: not begun, or without end, or not over HTTP/2.
@@ -136,6 +138,7 @@ impl Context {
             upgrade: false,
             comparable: false,
             kind: Kind::Http1,
+            serve_half_closed: false,
             patience: None,
             pause: None,
             body_timeout: None,

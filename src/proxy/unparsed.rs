@@ -80,8 +80,8 @@ impl Replaced {
         let id = id.to_str().unwrap_or_default();
         let snapshot = self.node.snapshot.load();
         let server = snapshot.listener(local).map_or(&ServerHeader::Pass, |listener| &listener.server_header);
-        let (answer, body) = written(refusal, id, server);
-        tell(&self.node, refusal, Asked::default(), id, client, body);
+        let answer = written(refusal, id, server);
+        tell(&self.node, refusal, Asked::default(), id, client, 0);
         answer
     }
 }
@@ -150,21 +150,19 @@ pub async fn refuse_connect(mut session: ServerSession, node: &Node) -> Result<(
     Ok(())
 }
 
-/// The whole answer, and the length of its body.
-fn written(refusal: Refusal, id: &str, server: &ServerHeader) -> (Vec<u8>, usize) {
+/// The whole answer. Without a body: it may have been a `HEAD`.
+fn written(refusal: Refusal, id: &str, server: &ServerHeader) -> Vec<u8> {
     let status = refusal.status();
-    let body = format!("{} {}\n", status.as_u16(), refusal.name());
     let date = httpdate::fmt_http_date(SystemTime::now());
     let mut answer = Vec::with_capacity(384);
     // Writing to memory does not fail.
     let head = write!(
         answer,
-        "HTTP/1.1 {} {}\r\nfairlead-error: {}\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\
+        "HTTP/1.1 {} {}\r\nfairlead-error: {}\r\ncontent-length: 0\r\n\
          x-request-id: {id}\r\ndate: {date}\r\nconnection: close\r\n",
         status.as_u16(),
         status.canonical_reason().unwrap_or_default(),
         refusal.name(),
-        body.len()
     );
     if refusal == Refusal::MethodNotAllowed {
         head.and_then(|()| write!(answer, "allow: {METHODS}\r\n")).ok();
@@ -175,8 +173,7 @@ fn written(refusal: Refusal, id: &str, server: &ServerHeader) -> (Vec<u8>, usize
         answer.extend_from_slice(b"\r\n");
     }
     answer.extend_from_slice(b"\r\n");
-    answer.extend_from_slice(body.as_bytes());
-    (answer, body.len())
+    answer
 }
 
 /// What stands in for this answer of Pingora's; None: it is none.

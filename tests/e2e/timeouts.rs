@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::support::{Fairlead, Origin, config, ms, request, servers};
+use crate::support::{Fairlead, Origin, config, ms, request, servers, soon};
 
 /// One pool, one route for everything with these timeouts.
 async fn start(timeouts: &str) -> (Origin, Fairlead) {
@@ -11,6 +11,22 @@ async fn start(timeouts: &str) -> (Origin, Fairlead) {
     let pools = format!("pools: {{ app: {{ servers: [{}] }} }}\n", servers(&[&origin]));
     let fairlead = Fairlead::start(&config(&(route + &pools))).await;
     (origin, fairlead)
+}
+
+#[tokio::test]
+async fn who_closes_its_own_half_is_gone_or_served() {
+    let origin = Origin::start("a");
+    for serve in [true, false] {
+        let listener = format!("listeners: [{{ address: \"127.0.0.1:0\", serve_half_closed: {serve} }}]\n");
+        let pool = format!("pools: {{ app: {{ servers: [{}] }} }}\n", servers(&[&origin]));
+        let fairlead = Fairlead::start(&config(&(listener + &pool))).await;
+        let mut client = fairlead.client().await;
+        client.send_get("/delay/300", "").await;
+        client.finish().await;
+        let answer = soon("an answer or the end", client.read(false)).await;
+        assert_eq!(answer.ok().map(|answer| answer.status), serve.then_some(200));
+        fairlead.idle().await;
+    }
 }
 
 #[tokio::test]
